@@ -1,0 +1,19 @@
+"""Data: sources of images, and the batch they are handed on in.
+
+A source gives ``Splits`` of ``ImageData``; ``ImageData`` gives a ``Batch``. All randomness comes
+from generators that the caller passes in or from a seed; torch's global one is left alone.
+"""
+
+from dotkd.data.batch import Batch
+from dotkd.data.digits import load_digits
+from dotkd.data.images import ImageData
+from dotkd.data.label_noise import add_label_noise
+from dotkd.data.splits import Splits
+
+__all__ = [
+    "Batch",
+    "ImageData",
+    "Splits",
+    "add_label_noise",
+    "load_digits",
+]

@@ -1,0 +1,218 @@
+"""Methods by name: ``@register`` puts one on the list, ``create_method`` makes one.
+
+A misspelt name or option is an error that names the nearest valid one; nothing is ignored.
+"""
+
+import inspect
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from difflib import get_close_matches
+from functools import partial
+from typing import Any, TypeVar
+
+from dotkd.methods.base import CONTEXT, FunctionMethod, Method
+
+_Registered = TypeVar("_Registered", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True)
+class _Entry:
+    build: Callable[..., Method]
+    options: dict[str, inspect.Parameter]
+
+
+_ENTRIES: dict[str, _Entry] = {}
+
+
+def register(name: str, *, needs: tuple[str, ...] | None = None) -> Callable[[_Registered], _Registered]:
+    """Class or function decorator: make a method available by name.
+
+    A class is a :class:`~dotkd.methods.Method`; its options are the keyword arguments of its
+    constructor (and of its bases' where it passes ``**kwargs`` on). A function is one that
+    :class:`~dotkd.methods.FunctionMethod` takes; its options are its keyword-only arguments beside
+    ``index`` and ``progress``, and the three weights.
+
+    Args:
+        name: The name, new.
+        needs: What a function reads, by default the logits. A class has ``needs`` of its own.
+
+    Returns:
+        A decorator that returns what it decorates, unchanged.
+
+    Raises:
+        ValueError: If the name is taken.
+
+    Example:
+        >>> @register("logit_l1")
+        ... def logit_l1(student, teacher, target, *, scale=1.0):
+        ...     return scale * (student.logits - teacher.logits).abs().mean()
+        >>> create_method("logit_l1", scale=2.0, warmup=0.1)
+        FunctionMethod(logit_l1, task_weight=1, distill_weight=1, warmup=0.1)
+    """
+    if name in _ENTRIES:
+        raise ValueError(f"a method named {name!r} is registered already; choose another name")
+
+    def decorate(method: _Registered) -> _Registered:
+        if isinstance(method, type):
+            if not issubclass(method, Method):
+                raise TypeError(f"{method.__name__} must be a subclass of Method or a function")
+            if needs is not None:
+                raise TypeError(f"{method.__name__} is a class: set its attribute needs instead")
+            _ENTRIES[name] = _Entry(method, _class_options(method))
+        else:
+            _ENTRIES[name] = _function_entry(method, needs or ("logits",))
+        return method
+
+    return decorate
+
+
+def method_names() -> list[str]:
+    """The names that :func:`create_method` knows.
+
+    Returns:
+        The names in alphabetical order.
+
+    Example:
+        >>> "kd" in method_names()
+        True
+    """
+    return sorted(_ENTRIES)
+
+
+def method_options(name: str) -> dict[str, inspect.Parameter]:
+    """The options of a method, with their defaults and annotations.
+
+    Args:
+        name: A registered name.
+
+    Returns:
+        Option name -> parameter, in the order of the constructor.
+
+    Raises:
+        ValueError: If the name is unknown; the message names the nearest.
+
+    Example:
+        >>> method_options("kd")["temperature"].default
+        4.0
+    """
+    if name not in _ENTRIES:
+        raise ValueError(unknown("method", name, _ENTRIES))
+    return dict(_ENTRIES[name].options)
+
+
+def create_method(name: str, **options: Any) -> Method:
+    """Make a method from its name and options.
+
+    Args:
+        name: A registered name.
+        **options: The method's own options, and ``task_weight``, ``distill_weight``, ``warmup``.
+
+    Returns:
+        A new method.
+
+    Raises:
+        ValueError: If the name or an option is unknown (the message names the nearest valid one),
+            if a required option is missing, or if the method refuses a value.
+
+    Example:
+        >>> create_method("kd", temperature=2.0).temperature
+        2.0
+    """
+    known = method_options(name)
+    for option in options:
+        if option not in known:
+            raise ValueError(unknown(f"option of method {name!r}", option, known))
+    for option, parameter in known.items():
+        if parameter.default is parameter.empty and option not in options:
+            raise ValueError(f"method {name!r} needs the option {option!r}")
+    return _ENTRIES[name].build(**options)
+
+
+def as_method(method: str | Method, options: dict[str, Any]) -> Method:
+    """Accept a method as its users may give it: by name with options, or made already.
+
+    Args:
+        method: A registered name or a method.
+        options: Options for :func:`create_method`; only with a name.
+
+    Returns:
+        The method.
+
+    Raises:
+        TypeError: If ``method`` is neither.
+        ValueError: If the name or an option is wrong, or options come with a made method.
+
+    Example:
+        >>> as_method("dkd", {"beta": 2.0}).beta
+        2.0
+    """
+    if isinstance(method, str):
+        return create_method(method, **options)
+    if not isinstance(method, Method):
+        raise TypeError(
+            f"method must be a name or a Method, got {method!r}; "
+            "FunctionMethod(function) makes a method of a function"
+        )
+    if options:
+        raise ValueError(
+            f"options {sorted(options)} go with a method's name; "
+            f"this {type(method).__name__} is made already, pass them to its constructor"
+        )
+    return method
+
+
+def unknown(kind: str, word: str, known: Iterable[str]) -> str:
+    """The message for a word that is not on a list.
+
+    Args:
+        kind: What the word was meant to be.
+        word: The word.
+        known: The words on the list.
+
+    Returns:
+        One sentence that names the nearest word and lists all.
+
+    Example:
+        >>> unknown("method", "dk", ["dkd", "rkd"])
+        "unknown method 'dk'; nearest: 'dkd' (known: dkd, rkd)"
+    """
+    names = sorted(known)
+    if not names:
+        return f"unknown {kind} {word!r}; there is none"
+    nearest = get_close_matches(word.lower(), names, n=1, cutoff=0.0)
+    return f"unknown {kind} {word!r}; nearest: {nearest[0]!r} (known: {', '.join(names)})"
+
+
+# Keyword arguments of the constructor, followed up the bases for as long as it passes **kwargs on.
+def _class_options(cls: type) -> dict[str, inspect.Parameter]:
+    options: dict[str, inspect.Parameter] = {}
+    for base in cls.__mro__:
+        if "__init__" not in vars(base):
+            continue
+        parameters = list(inspect.signature(vars(base)["__init__"]).parameters.values())[1:]
+        passes_on = any(p.kind is p.VAR_KEYWORD for p in parameters)
+        for parameter in parameters:
+            if parameter.kind not in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL):
+                options.setdefault(parameter.name, parameter)
+        if not passes_on:
+            break
+    return options
+
+
+def _function_entry(function: Callable[..., Any], needs: tuple[str, ...]) -> _Entry:
+    own = {
+        name: parameter
+        for name, parameter in inspect.signature(function).parameters.items()
+        if parameter.kind is parameter.KEYWORD_ONLY and name not in CONTEXT
+    }
+    weights = _class_options(Method)
+    if taken := own.keys() & weights.keys():
+        raise ValueError(f"{sorted(taken)} belong to every method; rename the function's argument")
+
+    def build(**options: Any) -> Method:
+        bound = {name: value for name, value in options.items() if name in own}
+        rest = {name: value for name, value in options.items() if name not in own}
+        call = partial(function, **bound) if bound else function
+        return FunctionMethod(call, needs=needs, **rest)
+
+    return _Entry(build, own | weights)

@@ -1,0 +1,353 @@
+"""The base of the optimizers here: several losses, a gradient set for each, one update.
+
+A *stream* is a named loss with its gradients and its momentum. This file says what happens to the
+gradients between the backward passes and the update: who holds them, when they are dropped, clipped,
+averaged over processes or found missing. What a step does with them is each optimizer's own
+(:meth:`StreamOptimizer._update_group`).
+"""
+
+import copy
+from abc import abstractmethod
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+from torch.optim.optimizer import ParamsT
+
+from .checks import check_group_keys, check_lr, nearest
+from .clipping import ClipMode, clip
+from .gradients import Sets, present
+from .intake import Intake
+
+if TYPE_CHECKING:
+    from torch.amp import GradScaler
+    from torch.distributed import ProcessGroup
+
+_LOST = "lost"  # in the place of a process group that could not be pickled
+
+
+class StreamOptimizer(Optimizer):
+    """An optimizer that keeps the gradients of several losses apart.
+
+    Subclasses name the streams and update the parameters of a group; everything else is here.
+
+    Args:
+        params: Parameters or parameter groups.
+        defaults: Default values of the group keys.
+        process_group: Processes over which :meth:`synchronize` averages the gradients, or None.
+    """
+
+    param_groups: list[dict[str, Any]]
+
+    def __init__(
+        self, params: ParamsT, defaults: dict[str, Any], process_group: "ProcessGroup | None" = None
+    ) -> None:
+        self.process_group: ProcessGroup | str | None = process_group
+        super().__init__(params, defaults)
+        if process_group is not None:
+            from .distributed import check_replicated
+
+            check_replicated(self._params())
+        self._start()
+
+    @property
+    @abstractmethod
+    def streams(self) -> tuple[str, ...]:
+        """The names of the streams; the gradients of the first one are in ``.grad``."""
+
+    @abstractmethod
+    def _check_group(self, group: dict[str, Any], hint: str = "") -> None:
+        """Raise ValueError unless the values of a group are valid; ``hint`` ends the sentence."""
+
+    @abstractmethod
+    def _new_state(self, param: Tensor) -> dict[str, Any]:
+        """Return the state of a parameter before its first update."""
+
+    @abstractmethod
+    def _update_group(self, group: dict[str, Any], sets: Sets) -> None:
+        """Update the parameters of one group from their gradients in all streams."""
+
+    # ---------------------------------------------------------------- construction and copies
+
+    def _start(self) -> None:
+        """Begin with no gradients: after construction, unpickling and loading."""
+        self._intake = Intake(self.streams, self._capture_call, self._any_rank)
+        self._synchronized = False
+
+    def _params(self) -> list[Tensor]:
+        return [p for group in self.param_groups for p in group["params"]]
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a group of parameters, with hyper-parameters of its own where it names them.
+
+        Raises:
+            ValueError: A value is out of range, or a key is one slip away from a known one.
+        """
+        if isinstance(param_group, dict):
+            check_group_keys(param_group, self.defaults)
+            merged = {**self.defaults, **param_group}
+            check_lr(merged["lr"])
+            self._check_group(merged)
+        super().add_param_group(param_group)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {
+            **super().__getstate__(),
+            "process_group": None if self.process_group is None else _LOST,
+        }
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._start()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "StreamOptimizer":
+        clone = self.__class__.__new__(self.__class__)
+        memo[id(self)] = clone
+        clone.__setstate__(copy.deepcopy(self.__getstate__(), memo))
+        clone.process_group = self.process_group
+        return clone
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load a state that :meth:`state_dict` of the same class returned; pending gradients are dropped.
+
+        Raises:
+            ValueError: The state is another optimizer's.
+        """
+        self._check_state_dict(state_dict)
+        super().load_state_dict(state_dict)
+
+    def _check_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        name = type(self).__name__
+        for group in state_dict["param_groups"]:
+            if missing := [key for key in self.defaults if key not in group]:
+                raise ValueError(
+                    f"not a state of {name}: its parameter groups lack {missing}, they have "
+                    f"{sorted(key for key in group if key != 'params')}"
+                )
+        expected = set(self._new_state(torch.zeros(())))
+        for index, state in state_dict["state"].items():
+            if set(state) != expected:
+                raise ValueError(
+                    f"not a state of {name}: parameter {index} has {sorted(state)} where "
+                    f"{sorted(expected)} belong"
+                )
+
+    # ---------------------------------------------------------------- gradients in
+
+    def backward(self, *, scaler: "GradScaler | None" = None, **losses: Tensor | None) -> None:
+        """Compute the gradients of all losses and keep them apart.
+
+        Runs one ``.backward()`` per loss, the first stream's last, and adds to what earlier calls since
+        the last ``step()`` left. Afterwards ``.grad`` holds the gradient of the first stream.
+
+        Args:
+            scaler: The GradScaler of a half-precision run, not yet applied to the losses.
+            **losses: One scalar loss for each stream; None says that the stream is absent on purpose.
+
+        Raises:
+            ValueError: A loss is missing, unknown, not a scalar or without a graph; or all are None.
+            TypeError: A loss is neither a tensor nor None.
+            RuntimeError: ``.grad`` still holds what the last ``step()`` used.
+        """
+        self._synchronized = False
+        self._intake.backward(self._params(), losses, scaler)
+
+    def capture(self, stream: str, *, scaler: "GradScaler | None" = None) -> None:
+        """Take the gradients in ``.grad``, which a backward pass of your own left there, into a stream.
+
+        Capture every stream but the first, each after its own backward pass; the first one's comes last
+        and stays in ``.grad``. Between micro-batches, capturing the first stream too makes room for the
+        next backward pass.
+
+        Args:
+            stream: Name of the stream.
+            scaler: The GradScaler that scaled the loss, if one did; not needed for the first stream.
+
+        Raises:
+            ValueError: Unknown stream.
+            RuntimeError: ``.grad`` may hold the first stream's gradient, or what the last ``step()`` used.
+        """
+        if stream not in self.streams:
+            raise ValueError(
+                f"unknown stream {stream!r}{nearest(stream, self.streams)}: one of {self.streams}"
+            )
+        self._synchronized = False
+        self._intake.capture(self._params(), stream, scaler)
+
+    def _capture_call(self, stream: str) -> str:
+        """Return how a user spells the capture of a stream."""
+        return f"capture({stream!r})"
+
+    # ---------------------------------------------------------------- between backward and step
+
+    def gradients(self) -> Iterator[tuple[Tensor | None, ...]]:
+        """Yield each parameter with its gradient in every stream, before ``step()``.
+
+        Yields:
+            ``(parameter, gradient, gradient, ...)`` in the order of :attr:`streams`; None where a loss
+            did not reach the parameter. With a GradScaler the first stream's are scaled until
+            ``scaler.unscale_(opt)``. The tensors are the optimizer's own: read them, do not write.
+        """
+        params = self._params()
+        yield from zip(params, *self._intake.all(params).values(), strict=True)
+
+    def clip_grad_norm_(
+        self,
+        max_norm: float,
+        mode: ClipMode = "joint",
+        *,
+        norm_type: float = 2.0,
+        error_if_nonfinite: bool = False,
+    ) -> dict[str, Tensor]:
+        """Clip all gradient sets, averaged over the processes first.
+
+        ``"joint"`` takes the norm of the summed gradient and scales all sets by one factor, so that equal
+        momenta stay plain SGD under clipping; ``"each"`` clips each set by its own norm. Gradients are
+        replaced, not edited. With a GradScaler, call ``scaler.unscale_(opt)`` before.
+
+        Args:
+            max_norm: Largest norm, >= 0.
+            mode: ``"joint"`` or ``"each"``.
+            norm_type: Order of the norm.
+            error_if_nonfinite: Raise if a norm is not finite.
+
+        Returns:
+            The norms before clipping, scalar tensors: ``{"joint": norm}``, or one for each stream.
+        """
+        self._synchronize(asked=False)
+        params = self._params()
+        sets, norms = clip(
+            self._intake.all(params),
+            max_norm,
+            mode,
+            norm_type=norm_type,
+            error_if_nonfinite=error_if_nonfinite,
+        )
+        self._intake.replace(params, sets)
+        return norms
+
+    def synchronize(self) -> None:
+        """Average all gradient sets over ``process_group``; once per step, and nothing without a group.
+
+        ``clip_grad_norm_`` and ``step`` call it. Call it yourself before ``scaler.step(opt)`` where your
+        own backward passes and :meth:`capture` meet a GradScaler, so that all processes skip or none.
+        """
+        self._synchronize(asked=True)
+
+    def _synchronize(self, *, asked: bool) -> None:
+        if self.process_group is None or self._synchronized:
+            return
+        if not asked and self._intake.scaled and self._intake.captured:
+            raise RuntimeError(
+                "with a GradScaler and several processes call opt.synchronize() before scaler.unscale_(opt) "
+                "or scaler.step(opt): a task gradient that overflows on one process must stop all of them"
+            )
+        from .distributed import average
+
+        params = self._params()
+        sets, consents = average(self._intake.all(params), self._intake.consents, params, self._group())
+        self._intake.replace(params, sets)
+        self._intake.consents = consents
+        self._synchronized = True
+
+    def _any_rank(self, flag: Tensor) -> Tensor:
+        if self.process_group is None:
+            return flag
+        from .distributed import any_rank
+
+        return any_rank(flag, self._group())
+
+    def _group(self) -> "ProcessGroup":
+        if isinstance(self.process_group, str) or self.process_group is None:
+            raise RuntimeError(
+                "this optimizer was pickled, and a process group cannot be: set opt.process_group again "
+                "(None for a single process)"
+            )
+        return self.process_group
+
+    # ---------------------------------------------------------------- step
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        """Update the parameters from all gradient sets.
+
+        Args:
+            closure: Recomputes the losses, calls ``zero_grad`` and ``backward``, returns the loss.
+
+        Returns:
+            What the closure returned, or None.
+
+        Raises:
+            RuntimeError: Some stream has no gradient at all, and nobody said that this is meant.
+            ValueError: A scheduler wrote a value that is out of range.
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            self._check_group(group, hint=self._schedule_hint())
+        params, primary = self._params(), self.streams[0]
+        if self._intake.scaled and self._intake.kept[primary]:
+            raise RuntimeError(
+                f"{self._capture_call(primary)} after the last micro-batch hides the {primary} gradient from "
+                "the GradScaler: leave the last one in .grad"
+            )
+        self._synchronize(asked=False)
+        sets = self._intake.all(params)
+        if self._complete(params, sets):
+            start = 0
+            for group in self.param_groups:
+                end = start + len(group["params"])
+                self._update_group(group, {name: grads[start:end] for name, grads in sets.items()})
+                start = end
+        self._intake.end(sets[primary], params)
+        self._synchronized = False
+        return loss
+
+    def _schedule_hint(self) -> str:
+        """Return what to say of a value that was valid once and has been overwritten."""
+        return ""
+
+    def _complete(self, params: list[Tensor], sets: Sets) -> bool:
+        """Say whether there is something to update; raise if a stream is missing that nobody gave up."""
+        reached = [name for name in self.streams if present(sets[name])]
+        missing = [name for name in self.streams if name not in (*reached, *self._intake.consents)]
+        if not reached or not missing:
+            return bool(reached)
+        if all(float(group["lr"]) == 0.0 for group in self.param_groups):
+            # torch.distributed.checkpoint asks for the state so: zero gradients in .grad, lr 0.
+            for name in reached:
+                for param, grad in zip(params, sets[name], strict=True):
+                    if grad is not None:
+                        self._init_state(param)
+            return False
+        raise RuntimeError(self._missing_text(reached[0], missing[0]))
+
+    def _missing_text(self, reached: str, missing: str) -> str:
+        return (
+            f"step() has {reached} gradients but no {missing} gradient: call opt.backward(...) with a loss "
+            f"for each stream, or {self._capture_call(missing)} after a backward pass of your own. To leave "
+            f"the stream out of a step, say opt.backward(..., {missing}=None)"
+        )
+
+    def _init_state(self, param: Tensor) -> dict[str, Any]:
+        state: dict[str, Any] = self.state[param]
+        if not state:
+            state.update(self._new_state(param))
+        return state
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Drop the gradients of all streams.
+
+        Args:
+            set_to_none: Set ``.grad`` to None; otherwise fill it with zeros, which count as no gradient
+                until a backward pass writes to them.
+        """
+        self._intake.drop()
+        self._synchronized = False
+        super().zero_grad(set_to_none)
+        if not set_to_none:
+            self._intake.mark_zeroed(self._params())
