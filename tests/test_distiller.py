@@ -8,7 +8,7 @@ import re
 import pytest
 import torch
 from torch import nn
-from torch.nn import functional as F
+from torch.nn import functional
 
 from dotkd import Distiller, Losses, Method
 from dotkd.losses import dkd_loss, kd_loss
@@ -42,7 +42,7 @@ class Projected(Method):
 
     def forward(self, student, teacher, target, *, index, progress):  # noqa: ARG002
         self.seen = {"index": index, "progress": progress, "dtype": student.features["body"].dtype}
-        return F.mse_loss(self.project(student.features["body"]), teacher.features["body"])
+        return functional.mse_loss(self.project(student.features["body"]), teacher.features["body"])
 
 
 @pytest.fixture(autouse=True)
@@ -92,7 +92,7 @@ def test_weighted_and_raw_losses(method, loss):
     with torch.no_grad():
         logits, target = student(images), teacher.eval()(images)
     torch.testing.assert_close(losses.logits, logits)
-    torch.testing.assert_close(losses.raw_task, F.cross_entropy(logits, labels))
+    torch.testing.assert_close(losses.raw_task, functional.cross_entropy(logits, labels))
     torch.testing.assert_close(losses.raw_distill, loss(logits, target, labels))
     torch.testing.assert_close(losses.task, 0.3 * losses.raw_task)
     torch.testing.assert_close(losses.distill, 2.0 * 0.5 * losses.raw_distill)
@@ -119,7 +119,7 @@ def test_a_name_takes_options_and_a_function_makes_a_method():
     assert Distiller(*pair()).method.temperature == 4.0
     assert Distiller(*pair(), "dkd", beta=2.0).method.beta == 2.0
     images, labels = batch()
-    mse = FunctionMethod(lambda s, t, _: F.mse_loss(s.logits, t.logits))
+    mse = FunctionMethod(lambda s, t, _: functional.mse_loss(s.logits, t.logits))
     distiller = Distiller(*pair(), mse)
     assert distiller(images, labels).distill > 0
 
@@ -134,9 +134,9 @@ def test_index_and_progress_reach_the_method():
 
 def test_mixed_labels_are_accepted_where_no_hard_label_is_read():
     images, labels = batch()
-    mixed = 0.7 * F.one_hot(labels, 3).float() + 0.1
+    mixed = 0.7 * functional.one_hot(labels, 3).float() + 0.1
     losses = Distiller(*pair(), "kd")(images, mixed)
-    torch.testing.assert_close(losses.raw_task, F.cross_entropy(losses.logits, mixed))
+    torch.testing.assert_close(losses.raw_task, functional.cross_entropy(losses.logits, mixed))
 
 
 def test_taps_may_differ_between_the_models():
@@ -283,7 +283,7 @@ def test_under_autocast_the_losses_are_float32():
     assert losses.logits.dtype == torch.bfloat16  # the model ran as asked
     assert distiller.method.seen["dtype"] == torch.float32
     assert losses.task.dtype == losses.distill.dtype == torch.float32
-    torch.testing.assert_close(losses.raw_task, F.cross_entropy(losses.logits.float(), labels))
+    torch.testing.assert_close(losses.raw_task, functional.cross_entropy(losses.logits.float(), labels))
     (losses.task + losses.distill).backward()
     assert all(p.grad.dtype == torch.float32 for p in distiller.trainable_parameters())
 
@@ -366,7 +366,7 @@ def test_the_wrong_method():
     with pytest.raises(ValueError, match=r"options \['temperature'\] go with a method's name; this KD"):
         Distiller(*pair(), KD(), temperature=2.0)
     with pytest.raises(TypeError, match=r"method must be a name or a Method, got .*FunctionMethod"):
-        Distiller(*pair(), F.mse_loss)
+        Distiller(*pair(), functional.mse_loss)
 
 
 @pytest.mark.parametrize(

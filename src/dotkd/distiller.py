@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.nn import functional
 
 from dotkd.methods.base import Method, Outputs
 from dotkd.methods.registry import as_method, unknown
@@ -139,7 +139,7 @@ class Distiller(nn.Module):
 
         with _full_precision(student.logits.device.type):
             ours, theirs = student.in_float32(), teacher.in_float32()
-            raw_task = F.cross_entropy(ours.logits, labels)
+            raw_task = functional.cross_entropy(ours.logits, labels)
             raw_distill = self.method(ours, theirs, labels, index=index, progress=progress)
             _check_scalar(self.method, raw_distill)
             task = self.method.task_weight * raw_task

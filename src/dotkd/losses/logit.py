@@ -9,7 +9,7 @@ import math
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
+from torch.nn import functional
 
 # The published constant that keeps the z-score of a constant row from dividing by zero.
 _STANDARDIZE_EPS = 1e-7
@@ -66,7 +66,8 @@ def kd_loss(
     if standardize:
         student, teacher = _standardized(student), _standardized(teacher)
     divergence = _divergence(
-        F.log_softmax(student / temperature, dim=1), F.log_softmax(teacher / temperature, dim=1)
+        functional.log_softmax(student / temperature, dim=1),
+        functional.log_softmax(teacher / temperature, dim=1),
     )
     return divergence * temperature**2
 
@@ -140,7 +141,7 @@ def dkd_loss(
 
 # KL(teacher || student) of log-probabilities [B, K]: summed over classes, averaged over the batch.
 def _divergence(student: Tensor, teacher: Tensor) -> Tensor:
-    return F.kl_div(student, teacher, reduction="batchmean", log_target=True)
+    return functional.kl_div(student, teacher, reduction="batchmean", log_target=True)
 
 
 def _standardized(logits: Tensor) -> Tensor:
@@ -164,7 +165,7 @@ def _decoupled(logits: Tensor, target: Tensor, others: Tensor) -> tuple[Tensor, 
     other_logits = logits.gather(1, others)
     target_logit = logits.gather(1, target.unsqueeze(1))
     pair = torch.cat([target_logit, other_logits.logsumexp(dim=1, keepdim=True)], dim=1)
-    return F.log_softmax(pair, dim=1), F.log_softmax(other_logits, dim=1)
+    return functional.log_softmax(pair, dim=1), functional.log_softmax(other_logits, dim=1)
 
 
 def check_positive(name: str, value: float) -> None:

@@ -91,7 +91,6 @@ class MultiMomentumSGD(StreamOptimizer):
     ) -> None:
         if not momenta:
             raise ValueError("momenta must name at least one stream, got none")
-        self._names = tuple(momenta)
         defaults = {
             "lr": lr,
             "momenta": dict(momenta),
