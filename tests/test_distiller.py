@@ -180,6 +180,20 @@ def test_training_never_moves_the_teacher():
     assert not unchanged(distiller.student, student_before)
 
 
+def test_the_teacher_runs_without_a_graph_even_if_the_images_have_one():
+    seen = {}
+
+    def watch(student, teacher, target):
+        seen.update(teacher=teacher, student=student)
+        return student.logits.mean()
+
+    images, labels = batch()
+    Distiller(*pair(), FunctionMethod(watch))(images.requires_grad_(), labels)
+    assert seen["student"].logits.requires_grad
+    assert not seen["teacher"].logits.requires_grad
+    assert not seen["teacher"].logits.is_inference()  # a loss may save it for its backward pass
+
+
 def test_the_modes_of_student_and_method_follow():
     distiller = feature_distiller()
     assert distiller.train() is distiller

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Sequence
 
 import pytest
-import torch
 from torch import Tensor
 
 KERNELS: dict[str, dict[str, bool]] = {

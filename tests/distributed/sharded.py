@@ -1,0 +1,156 @@
+"""FSDP2: fully_shard on two processes equals one process, with no process_group."""
+
+import tempfile
+from functools import partial
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
+from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor, init_device_mesh
+from torch.nn import functional as F
+
+from dotkd.optim import DOTAdamW
+
+from .common import batches, check, dot, params_of, shard
+
+adamw = partial(DOTAdamW, lr=0.01, betas=(0.8, 0.95), delta=0.1)
+
+
+class Layers(nn.Module):
+    """Linear layers with odd rows (uneven shards) and one row (an empty shard); one for each loss alone."""
+
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Sequential(nn.Linear(75, 7), nn.Tanh(), nn.Linear(7, 1), nn.Tanh(), nn.Linear(1, 5))
+        self.classifier = nn.Linear(5, 4)
+        self.projector = nn.Linear(5, 4)
+        generator = torch.Generator().manual_seed(0)
+        self.double()
+        with torch.no_grad():
+            for parameter in self.parameters():
+                parameter.copy_(torch.randn(parameter.shape, generator=generator) / 3)
+
+    def forward(self, images, labels, targets):
+        hidden = self.body(images.flatten(1))
+        task = F.cross_entropy(self.classifier(hidden), labels)
+        return {"task": task, "distill": F.mse_loss(self.projector(hidden), targets)}
+
+
+def sharded_layers():
+    model = Layers()
+    mesh = init_device_mesh("cpu", (2,))
+    for layer in (model.body, model.classifier, model.projector, model):
+        fully_shard(layer, mesh=mesh)
+    return model
+
+
+def go_on(model, opt, data, group, clip=None):
+    norms = []
+    for batch in data:
+        opt.backward(**model(*shard(batch, group)))
+        if clip is not None:
+            norms.append(opt.clip_grad_norm_(0.2, mode=clip))
+        opt.step()
+        opt.zero_grad()
+    return norms
+
+
+def full(value):
+    return value.full_tensor() if isinstance(value, DTensor) else torch.as_tensor(value)
+
+
+def assert_equal_to_one_process(make, group, clip=None):
+    model, whole = sharded_layers(), Layers()
+    opt, expected = make(model.parameters()), make(whole.parameters())
+    assert all(isinstance(param, DTensor) for param in params_of(opt))
+    norms = go_on(model, opt, batches(), group, clip)
+    expected_norms = go_on(whole, expected, batches(), None, clip)
+    assert all(type(norm) is Tensor for row in norms for norm in row.values())
+    torch.testing.assert_close(norms, expected_norms, rtol=1e-10, atol=1e-10)
+    assert_close(opt, expected, 1e-10)
+
+
+def assert_close(opt, expected, tolerance):
+    for param, other in zip(params_of(opt), params_of(expected), strict=True):
+        torch.testing.assert_close(full(param), full(other), rtol=tolerance, atol=tolerance)
+        assert opt.state[param].keys() == expected.state[other].keys() != set()
+        for key, value in opt.state[param].items():
+            there = full(expected.state[other][key])
+            torch.testing.assert_close(full(value), there, rtol=tolerance, atol=tolerance)
+
+
+@check(2)
+def fsdp_dot_equals_one_process(group):
+    assert_equal_to_one_process(dot, group)
+
+
+@check(2)
+def fsdp_dot_with_weight_decay_and_nesterov(group):
+    assert_equal_to_one_process(partial(dot, weight_decay=0.05, nesterov=True), group)
+
+
+@check(2)
+def fsdp_dot_clipped_joint(group):
+    assert_equal_to_one_process(partial(dot, weight_decay=0.05), group, clip="joint")
+
+
+@check(2)
+def fsdp_dot_clipped_each(group):
+    assert_equal_to_one_process(dot, group, clip="each")
+
+
+@check(2)
+def fsdp_adamw_equals_one_process(group):
+    assert_equal_to_one_process(partial(adamw, weight_decay=0.1), group, clip="joint")
+
+
+@check(2)
+def fsdp_refuses_a_process_group(group):
+    try:
+        dot(sharded_layers().parameters(), process_group=group)
+    except ValueError as error:
+        assert "FSDP averages both gradient sets itself, leave process_group=None" in str(error)
+    else:
+        raise AssertionError("no ValueError was raised")
+
+
+def checkpoint_round_trip(make, group):
+    data = list(batches())
+    model = sharded_layers()
+    opt = make(model.parameters())
+    go_on(model, opt, data[:3], group)
+    with tempfile.TemporaryDirectory() as own:
+        shared = [own]
+        dist.broadcast_object_list(shared, src=0, group=group)
+        folder = Path(shared[0]) / "checkpoint"
+        weights, state = get_state_dict(model, opt)
+        dcp.save({"model": weights, "optimizer": state}, checkpoint_id=folder)
+
+        again = sharded_layers()
+        with torch.no_grad():
+            for param in again.parameters():
+                param.fill_(9.0)  # what is loaded must come from the file
+        loaded = make(again.parameters(), lr=0.5)
+        weights, state = get_state_dict(again, loaded)
+        dcp.load({"model": weights, "optimizer": state}, checkpoint_id=folder)
+        set_state_dict(again, loaded, model_state_dict=weights, optim_state_dict=state)
+        dist.barrier(group=group)
+    assert loaded.param_groups[0]["lr"] == opt.param_groups[0]["lr"]
+    assert_close(loaded, opt, 0.0)
+    for each_model, each in ((model, opt), (again, loaded)):
+        go_on(each_model, each, data[3:], group)
+    assert_close(loaded, opt, 0.0)
+
+
+@check(2)
+def fsdp_checkpoint_of_dot(group):
+    checkpoint_round_trip(partial(dot, weight_decay=0.05), group)
+
+
+@check(2)
+def fsdp_checkpoint_of_adamw(group):
+    checkpoint_round_trip(adamw, group)
