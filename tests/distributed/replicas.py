@@ -37,9 +37,7 @@ def equals_one_process(make, group, *, prepare=None, tolerance=1e-10, **options)
     expected, expected_norms = train(make, models[1], **options)
     assert_same(opt, expected, tolerance)
     torch.testing.assert_close(norms, expected_norms, rtol=tolerance, atol=tolerance)
-    start = Net()
-    prepare and prepare(start)
-    assert not torch.equal(models[0].conv.weight, start.conv.weight)
+    assert not torch.allclose(models[0].conv.weight.double(), Net().conv.weight, atol=1e-3)
     return opt
 
 
@@ -186,7 +184,7 @@ def synchronize_is_idempotent(group):
         opt.synchronize()
         first = [[grad if grad is None else grad.clone() for grad in row[1:]] for row in opt.gradients()]
         opt.synchronize()
-        opt.clip_grad_norm_(float("inf"))
+        opt.clip_grad_norm_(1e9)
         opt.step()
         assert len(calls) == 1, calls
     whole = Net()

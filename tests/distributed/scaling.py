@@ -44,7 +44,7 @@ def without_the_bad_step(clip=None):
     return opt
 
 
-def all_skip(group, stream, *, run, clip=None):
+def all_skip(group, run, clip=None):
     model, scaler = Net(), new_scaler()
     opt = dot(model.parameters(), process_group=group)
     for step, batch in enumerate(batches()):
@@ -63,15 +63,15 @@ def all_skip(group, stream, *, run, clip=None):
     assert_same(opt, without_the_bad_step(clip))
 
 
-def with_backward(group, stream, **options):
+def with_backward(group, stream, clip=None):
     def run(opt, scaler, model, part, step):
         losses = overflow(model.losses(*part), stream, step, group)
         opt.backward(**losses, scaler=scaler)
 
-    all_skip(group, stream, run=run, **options)
+    all_skip(group, run, clip)
 
 
-def with_capture(group, stream, **options):
+def with_capture(group, stream, clip=None):
     def run(opt, scaler, model, part, step):
         losses = overflow(model.losses(*part), stream, step, group)
         scaler.scale(losses["distill"]).backward(retain_graph=True)
@@ -79,7 +79,7 @@ def with_capture(group, stream, **options):
         scaler.scale(losses["task"]).backward()
         opt.synchronize()
 
-    all_skip(group, stream, run=run, **options)
+    all_skip(group, run, clip)
 
 
 @check(2, 4)
@@ -109,7 +109,7 @@ def overflow_in_the_first_micro_batch(group):
             losses = {name: loss / 2 for name, loss in model.losses(*micro).items()}
             opt.backward(**(overflow(losses, "distill", step, group) if i == 0 else losses), scaler=scaler)
 
-    all_skip(group, "distill", run=run)
+    all_skip(group, run)
 
 
 @check(2)

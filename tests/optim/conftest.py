@@ -1,8 +1,9 @@
 """What several files of optimizer tests use: the four ways to a kernel, and gradients made to measure."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import pytest
+import torch
 from torch import Tensor
 
 KERNELS: dict[str, dict[str, bool]] = {
@@ -11,6 +12,15 @@ KERNELS: dict[str, dict[str, bool]] = {
     "foreach": {"foreach": True},
     "loop": {"foreach": False, "fused": False},
 }
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Tensors this small gain nothing from threads, which on a busy machine wait for each other."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session", params=KERNELS.values(), ids=KERNELS)

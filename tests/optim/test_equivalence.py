@@ -275,12 +275,25 @@ def test_all_kernels_agree_to_rounding(options, dtype, eps, kernels):
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
-def test_foreach_is_the_loop_in_half_precision(options, dtype, kernels):
-    model, state = walk({**options, **kernels["loop"]}, dtype)
-    for name in ("default", "foreach"):
-        other, other_state = walk({**options, **kernels[name]}, dtype)
-        assert_same(other, model, rtol=0.0, atol=0.0)
-        torch.testing.assert_close(other_state, state, rtol=0.0, atol=0.0)
+def test_the_loop_is_chosen_in_half_precision_and_foreach_agrees_to_rounding(
+    options, dtype, kernels, linear_loss
+):
+    def numbers(**kernel):
+        generator = torch.Generator().manual_seed(0)
+        param = torch.nn.Parameter(torch.randn(64, generator=generator).to(dtype))
+        opt = DOT([param], lr=0.01, **options, **kernel)
+        for _ in range(5):
+            task, distill = torch.randn(2, 64, generator=generator).to(dtype)
+            opt.backward(task=linear_loss([param], [task]), distill=linear_loss([param], [distill]))
+            opt.step()
+            opt.zero_grad()
+        return torch.stack([param.detach(), *opt.state[param].values()]).double()
+
+    loop, foreach = numbers(**kernels["loop"]), numbers(**kernels["foreach"])
+    assert torch.equal(numbers(), loop)
+    # Not to the bit: on a CPU torch's foreach rounds the momentum itself to the narrow type.
+    rounding = 4 * torch.finfo(dtype).eps * loop.abs().max().item()
+    torch.testing.assert_close(foreach, loop, rtol=0.0, atol=rounding)
 
 
 # -------------------------------------------------------------------------------------- MultiMomentumSGD
