@@ -29,18 +29,18 @@ def train(net: nn.Module, data: ImageData, arm: str, lr: float, seed: int, teach
     """Train by "plain" (which has no use for the teacher), "KD" or "DOT"."""
     opt: torch.optim.Optimizer = torch.optim.SGD(net.parameters(), lr, momentum=0.9, weight_decay=5e-4)
     if arm == "DOT":
-        opt = DOT(net.parameters(), lr, momentum=0.9, delta=0.075, weight_decay=5e-4)  # line 1
+        opt = DOT(net.parameters(), lr, momentum=0.9, delta=0.075, weight_decay=5e-4)  # DOT, 1 of 3
     order = torch.Generator().manual_seed(seed)
     for batch in (batch for _ in range(EPOCHS) for batch in data.batches(128, generator=order)):
         logits, teacher_logits = net(batch.images), teacher(batch.images).detach()
         task, distill = cross_entropy(logits, batch.labels), kd_loss(logits, teacher_logits, temperature=4.0)
         opt.zero_grad()
         if isinstance(opt, DOT):
-            opt.backward(task=0.1 * task, distill=0.9 * distill)  # line 2: two losses, never summed
+            opt.backward(task=0.1 * task, distill=0.9 * distill)  # 2 of 3: two losses, never summed
         else:
             loss = task if arm == "plain" else 0.1 * task + 0.9 * distill
             loss.backward()  # type: ignore[no-untyped-call]
-        opt.step()  # line 3
+        opt.step()  # 3 of 3
     return net
 
 

@@ -17,11 +17,6 @@ from dotkd import DOT, Distiller, load_digits
 from dotkd.data import ImageData
 
 
-def mlp(width: int) -> nn.Module:
-    """Make a small network for 8x8 images."""
-    return nn.Sequential(nn.Flatten(), nn.Linear(64, width), nn.ReLU(), nn.Linear(width, 10))
-
-
 def distill(distiller: Distiller, data: ImageData, group: dist.ProcessGroup | None) -> None:
     """Train the student on this process's share of each batch, or on whole batches without a group."""
     rank, world = (dist.get_rank(group), dist.get_world_size(group)) if group else (0, 1)
@@ -41,7 +36,11 @@ def main() -> None:
     dist.init_process_group("gloo")
     torch.set_num_threads(1)  # so small are the networks
     torch.manual_seed(dist.get_rank())  # the students start as different as they do without a seed
-    data, teacher, student = load_digits().train, mlp(128), mlp(32)
+    data = load_digits().train
+    teacher, student = (
+        nn.Sequential(nn.Flatten(), nn.Linear(64, width), nn.ReLU(), nn.Linear(width, 10))
+        for width in (128, 32)
+    )
     sgd = torch.optim.SGD(teacher.parameters(), lr=0.1, momentum=0.9)
     for batch in (batch for _ in range(10) for batch in data.batches(128)):
         sgd.zero_grad()

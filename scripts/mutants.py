@@ -55,14 +55,14 @@ MUTANTS = [
     Mutant(
         "no decay for distillation-only parameters",
         "momentum.py",
-        "weight_decay=decay if grads is tensors[0] else 0.0,",
-        "weight_decay=decay if name == self.streams[0] else 0.0,",
+        'weight_decay=group["weight_decay"] if name == first else 0.0,',
+        'weight_decay=group["weight_decay"] if name == self.streams[0] else 0.0,',
     ),
     Mutant(
         "decay in both streams",
         "momentum.py",
-        "weight_decay=decay if grads is tensors[0] else 0.0,",
-        "weight_decay=decay,",
+        'weight_decay=group["weight_decay"] if name == first else 0.0,',
+        'weight_decay=group["weight_decay"],',
     ),
     Mutant(
         "decay without the gain",

@@ -14,11 +14,11 @@ ELSEWHERE = {"two_processes.py"}
 
 @pytest.mark.parametrize("name", sorted({path.name for path in EXAMPLES.glob("*.py")} - ELSEWHERE))
 def test_example_runs(name: str, tmp_path: Path) -> None:
-    # Two threads: the time that the examples promise, and no fight with tests beside this one.
+    # One thread: the networks are small, and on a busy machine threads wait for each other.
     result = subprocess.run(
         [sys.executable, "-W", "error", EXAMPLES / name],
         cwd=tmp_path,
-        env={**os.environ, "OMP_NUM_THREADS": "2"},
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
         timeout=120,
@@ -27,14 +27,6 @@ def test_example_runs(name: str, tmp_path: Path) -> None:
     assert result.returncode == 0, result.stderr
     assert result.stdout.strip()
     assert not list(tmp_path.iterdir()), "an example left files behind"
-
-
-@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.name)
-def test_example_fits_on_a_page(path: Path) -> None:
-    source = path.read_text()
-    assert len(source.splitlines()) < 70
-    assert source.startswith('"""')
-    assert 'if __name__ == "__main__":' in source
 
 
 def test_there_are_examples() -> None:

@@ -4,7 +4,6 @@ The names below are loaded on first use, so that ``import dotkd.optim`` stays as
 """
 
 from importlib import import_module
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -13,7 +12,7 @@ if TYPE_CHECKING:
     from dotkd.methods import Method, Outputs, create_method
     from dotkd.optim import DOT, DOTAdamW, MultiMomentumSGD
 
-__version__ = version("dotkd")
+    __version__: str
 
 _HOME = {
     "DOT": "dotkd.optim",
@@ -44,6 +43,10 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("dotkd")
     if name in _HOME:
         return getattr(import_module(_HOME[name]), name)
     raise AttributeError(f"module 'dotkd' has no attribute {name!r}")

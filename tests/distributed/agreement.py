@@ -32,7 +32,8 @@ def reach_is_the_union_and_absent_counts_as_zero(group):
     if rank == world - 1:  # reached on this process only, by this loss only
         distill = distill + 8 * side.sum()
     opt.backward(task=task, distill=distill)
-    assert (side.grad is None) and (rank == world - 1) == (list(opt.gradients())[1][2] is not None)
+    assert side.grad is None
+    assert (rank == world - 1) == (list(opt.gradients())[1][2] is not None)
     opt.step()
     ones = torch.ones_like(side)
     # Plain momentum, with the decay in the one stream that there is.

@@ -261,7 +261,7 @@ def average_over_part_of_the_processes(group):
 
 @check(2)
 def sharded_parameters_are_refused(group):
-    from torch.distributed.tensor import init_device_mesh, distribute_tensor
+    from torch.distributed.tensor import distribute_tensor, init_device_mesh
 
     mesh = init_device_mesh("cpu", (2,))
     weight = nn.Parameter(distribute_tensor(torch.ones(BATCH, 2), mesh))

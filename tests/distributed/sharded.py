@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.nn.functional import cross_entropy, mse_loss
 
 from dotkd.optim import DOTAdamW
 
@@ -35,8 +35,8 @@ class Layers(nn.Module):
 
     def forward(self, images, labels, targets):
         hidden = self.body(images.flatten(1))
-        task = F.cross_entropy(self.classifier(hidden), labels)
-        return {"task": task, "distill": F.mse_loss(self.projector(hidden), targets)}
+        task = cross_entropy(self.classifier(hidden), labels)
+        return {"task": task, "distill": mse_loss(self.projector(hidden), targets)}
 
 
 def sharded_layers():

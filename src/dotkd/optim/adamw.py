@@ -1,6 +1,8 @@
 """DOTAdamW: the two memories of DOT in AdamW."""
 
 import math
+from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -105,28 +107,31 @@ class DOTAdamW(TaskAndDistill):
             **{f"{name}_steps": 0 for name in self.streams},
         }
 
-    def _update_group(self, group: dict[str, Any], sets: Sets) -> None:
+    def _plan(self, group: dict[str, Any], sets: Sets) -> list[Callable[[], None]]:
         batches: dict[tuple[object, ...], tuple[list[Tensor], list[dict[str, Tensor]]]] = {}
         for param, *grads in zip(group["params"], *sets.values(), strict=True):
             found = {name: grad for name, grad in zip(self.streams, grads, strict=True) if grad is not None}
             if not found:
                 continue
-            state = self._init_state(param)
-            state["steps"] += 1
-            for name in found:
-                state[f"{name}_steps"] += 1
-            alike = (type(param), *found, state["steps"], *(state[f"{name}_steps"] for name in found))
-            params, rows = batches.setdefault(alike, ([], []))
+            state = self.state.get(param) or {}
+            counts = [state.get(key, 0) for key in ("steps", *(f"{name}_steps" for name in found))]
+            params, rows = batches.setdefault((type(param), *found, *counts), ([], []))
             params.append(param)
             rows.append(found)
-        for params, rows in batches.values():
-            for run in runs(params, range(len(params))):
-                self._update(group, [params[i] for i in run], [rows[i] for i in run])
+        return [
+            partial(self._update, group, [params[i] for i in run], [rows[i] for i in run])
+            for params, rows in batches.values()
+            for run in runs(params, range(len(params)))
+        ]
 
     def _update(self, group: dict[str, Any], params: list[Tensor], grads: list[dict[str, Tensor]]) -> None:
         """Update parameters that the same streams reach for the same number of steps."""
         lr, (beta1, beta2), delta = float(group["lr"]), group["betas"], group["delta"]
-        states = [self.state[p] for p in params]
+        states = [self._init_state(p) for p in params]
+        for state, row in zip(states, grads, strict=True):
+            state["steps"] += 1
+            for name in row:
+                state[f"{name}_steps"] += 1
         first_betas = {"task": beta1 - delta, "distill": beta1 + delta}
         columns = {name: [row[name] for row in grads] for name in grads[0]}
         if group["maximize"]:

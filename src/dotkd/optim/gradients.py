@@ -105,7 +105,7 @@ class GradientSets:
             if grad is not None:
                 param.grad = grad
 
-    def signal(self, params: Sequence[Tensor], bad: Tensor) -> None:
+    def signal(self, params: Sequence[Tensor], bad: Tensor) -> tuple[Tensor, Tensor]:
         """Make one small gradient in ``.grad`` NaN where ``bad`` is true, without waiting for the device.
 
         A GradScaler looks for non-finite values in ``.grad`` and nowhere else. Where no parameter has a
@@ -116,17 +116,20 @@ class GradientSets:
         Args:
             params: The parameters, one of which gets the signal.
             bad: Boolean scalar on any device.
+
+        Returns:
+            That parameter, and what is in its ``.grad`` now.
         """
         grads = self.live(params)
-        present = [i for i, grad in enumerate(grads) if grad is not None]
-        candidates = present or [i for i, param in enumerate(params) if param.requires_grad]
+        can_carry = [i for i, param in enumerate(params) if param.requires_grad and local(param).numel()]
+        candidates = [i for i in can_carry if grads[i] is not None] or can_carry
         chosen = min(candidates, key=lambda i: params[i].numel())
         param, grad = params[chosen], grads[chosen]
-        param.grad = torch.where(
-            bad.to(param.device), torch.nan, torch.full_like(param, -0.0) if grad is None else grad
-        )
+        there = torch.full_like(param, -0.0) if grad is None else grad
+        param.grad = shown = torch.where(bad.to(param.device), torch.nan, there)
         if grad is None:
-            self._signals[param] = param.grad
+            self._signals[param] = shown
+        return param, shown
 
     def mark_zeroed(self, params: Sequence[Tensor]) -> None:
         """Count what is in ``.grad`` now, filled with zeros, as absent until somebody writes to it."""

@@ -4,14 +4,14 @@
 them until the step: which streams are absent on purpose, which were captured, what was not finite.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from .checks import check_loss, nearest
-from .gradients import Gradients, GradientSets
+from .gradients import Gradients, GradientSets, Sets
 from .scaling import active, nonfinite, unscale
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ class Intake(GradientSets):
     Attributes:
         consents: Streams that are absent on purpose in this step.
         captured: Streams captured since the primary one was last parked.
+        by_hand: Whether some of the backward passes of this step were the caller's own.
         scaled: Whether a GradScaler is at work in this step; None before anything came in.
     """
 
@@ -48,8 +49,10 @@ class Intake(GradientSets):
         super().clear()
         self.consents: set[str] = set()
         self.captured: set[str] = set()
+        self.by_hand = False
         self.scaled: bool | None = None
         self._bad: Tensor | None = None
+        self._mark: tuple[Tensor, Tensor] | None = None
         self._primary_was_there = False
 
     def backward(
@@ -59,10 +62,11 @@ class Intake(GradientSets):
         given = self._check_losses(losses)
         self.refuse_leftovers()
         scaler = active(scaler)
+        emptied = all(param.grad is None for param in params) and not self.kept[self.primary]
+        if self._primary_was_there and emptied:
+            self.clear()
+        self._drop_if_emptied()
         self._note_scaling(scaler is not None)
-        if self._primary_was_there and all(param.grad is None for param in params):
-            self.clear()  # somebody emptied .grad, with model.zero_grad() for one: the other sets go too
-            self._note_scaling(scaler is not None)
         self.add(self.primary, self.take(params))
         self.consents.update(name for name in losses if name not in given)
 
@@ -76,6 +80,7 @@ class Intake(GradientSets):
                 self._keep(params, name, scaler)
         self.unpark(params)
         self._primary_was_there = any(param.grad is not None for param in params)
+        self.captured.update(self.streams[1:])  # .grad is taken: a capture must park it first
         if scaler is not None:
             self._note_nonfinite(self.live(params), params[0].device)
             self._show_nonfinite(params)
@@ -83,6 +88,8 @@ class Intake(GradientSets):
     def capture(self, params: list[Tensor], stream: str, scaler: "GradScaler | None") -> None:
         """Take what a backward pass left in ``.grad`` into a stream; the primary one is parked."""
         self.refuse_leftovers()
+        self._drop_if_emptied()
+        self.by_hand = True
         if stream == self.primary:
             self.add(self.primary, self.take(params))
             self.captured.clear()
@@ -91,8 +98,8 @@ class Intake(GradientSets):
         if stream in self.captured and any(grad is not None for grad in self.live(params)):
             again, park = self._capture_call(stream), self._capture_call(self.primary)
             raise RuntimeError(
-                f"{again} was called twice, and .grad may hold the {self.primary} gradient in between: "
-                f"call {park} after each {self.primary} backward pass but the last"
+                f"{again} came again while .grad may hold a {self.primary} gradient: call {park} after each "
+                f"{self.primary} backward pass but the last"
             )
         self._note_scaling(scaler is not None)
         self._keep(params, stream, scaler)
@@ -101,6 +108,18 @@ class Intake(GradientSets):
             self.unpark(params)
         if scaler is not None:
             self._show_nonfinite(params)
+
+    def replace(self, params: Sequence[Tensor], sets: Sets) -> None:
+        """Put other gradients in the place of all sets; the tensors that were there stay as they are."""
+        super().replace(params, sets)
+        if self._mark is not None and self._mark[0].grad is not None:
+            self._mark = (self._mark[0], self._mark[0].grad)
+
+    def _drop_if_emptied(self) -> None:
+        """Drop all sets where somebody emptied ``.grad``, with ``model.zero_grad()`` after a skipped step."""
+        if self._mark is not None and self._mark[0].grad is not self._mark[1]:
+            self.clear()
+        self._mark = None
 
     def end(self, primary: Gradients, params: list[Tensor]) -> None:
         """Forget everything after a step, but remember one gradient to notice a missing zero_grad."""
@@ -165,4 +184,4 @@ class Intake(GradientSets):
         if self._bad is None:
             raise AssertionError("nothing was looked at")
         self._bad = self._any_rank(self._bad)
-        self.signal(params, self._bad)
+        self._mark = self.signal(params, self._bad)

@@ -1,7 +1,8 @@
 """Momentum SGD with one buffer per stream: the N-stream rule of which DOT is the two-stream preset."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -145,8 +146,8 @@ class MultiMomentumSGD(StreamOptimizer):
     def _new_state(self, param: Tensor) -> dict[str, Any]:
         return {buffer_key(name): torch.zeros_like(param) for name in self.streams}
 
-    def _update_group(self, group: dict[str, Any], sets: Sets) -> None:
-        """Update the parameters of a group in as few calls as their differences allow."""
+    def _plan(self, group: dict[str, Any], sets: Sets) -> list[Callable[[], None]]:
+        """Plan the updates of a group, in as few calls as the differences of its parameters allow."""
         params: list[Tensor] = group["params"]
         reached = [0] * len(params)
         for bit, grads in enumerate(sets.values()):
@@ -156,31 +157,34 @@ class MultiMomentumSGD(StreamOptimizer):
         rows_of: dict[tuple[int, bool], list[int]] = {}
         for i, streams in enumerate(reached):
             if streams:
-                rows_of.setdefault((streams, not self.state[params[i]]), []).append(i)
-        for (streams, _), rows in rows_of.items():
+                rows_of.setdefault((streams, bool(self.state.get(params[i]))), []).append(i)
+        updates: list[Callable[[], None]] = []
+        for (streams, has_state), rows in rows_of.items():
             grads_of = {
                 name: present([grads[i] for i in rows])
                 for bit, (name, grads) in enumerate(sets.items())
                 if streams >> bit & 1
             }
             alike = [params[i] for i in rows]
-            self._update(group, alike, grads_of, [self.state[p] for p in alike])
+            tensors = list(grads_of.values())
+            if has_state:
+                tensors += [[self.state[p][key] for p in alike] for key in map(buffer_key, grads_of)]
+            parts = split_by_kernel(group, alike, tensors)
+            updates.append(partial(self._update, group, alike, grads_of, parts))
+        return updates
 
     def _update(
         self,
         group: dict[str, Any],
         params: list[Tensor],
         grads_of: dict[str, list[Tensor]],
-        states: list[dict[str, Any]],
+        parts: list[tuple[Kernel, Sequence[int]]],
     ) -> None:
         """Update parameters that the same streams reach, all of them new or none."""
-        tensors = list(grads_of.values())
-        if states[0]:
-            tensors += [[state[key] for state in states] for key in map(buffer_key, grads_of)]
+        states = [self.state[p] for p in params]
         momenta, plain = self._momenta(group), self._plain_momentum(group)
         shared = len(grads_of) > 1
-        decay = group["weight_decay"]
-        parts = split_by_kernel(group, params, tensors)
+        first = next(iter(grads_of))
         for kernel, rows in [(kernel, run) for kernel, all_rows in parts for run in runs(params, all_rows)]:
             for name, grads in grads_of.items():
                 momentum = momenta[name] if shared else plain
@@ -197,7 +201,7 @@ class MultiMomentumSGD(StreamOptimizer):
                     momentum=momentum,
                     gain=gain,
                     # In the first stream that reaches the parameter, and before any of them moves it.
-                    weight_decay=decay if grads is tensors[0] else 0.0,
+                    weight_decay=group["weight_decay"] if name == first else 0.0,
                 )
         if len(states[0]) < len(self.streams):
             # All buffers from the first step on: a checkpoint has the same keys for every parameter.
@@ -219,9 +223,12 @@ class MultiMomentumSGD(StreamOptimizer):
     ) -> None:
         """Enter one stream's gradients into its buffers, and these into the parameters."""
         buffers = [state.get(key) for state in states]
+        # torch's foreach kernel adds the Nesterov term to the gradients themselves.
+        if gain != 1.0 or (kernel == "foreach" and group["nesterov"]):
+            grads = list(torch._foreach_mul(grads, gain))
         sgd(
             params,
-            grads if gain == 1.0 else list(torch._foreach_mul(grads, gain)),
+            grads,
             buffers,
             weight_decay=gain * weight_decay,
             momentum=momentum,

@@ -3,7 +3,7 @@
 A *stream* is a named loss with its gradients and its momentum. This file says what happens to the
 gradients between the backward passes and the update: who holds them, when they are dropped, clipped,
 averaged over processes or found missing. What a step does with them is each optimizer's own
-(:meth:`StreamOptimizer._update_group`).
+(:meth:`StreamOptimizer._plan`).
 """
 
 import copy
@@ -66,8 +66,8 @@ class StreamOptimizer(Optimizer):
         """Return the state of a parameter before its first update."""
 
     @abstractmethod
-    def _update_group(self, group: dict[str, Any], sets: Sets) -> None:
-        """Update the parameters of one group from their gradients in all streams."""
+    def _plan(self, group: dict[str, Any], sets: Sets) -> list[Callable[[], None]]:
+        """Return the updates of one group from its gradients in all streams; raise what must be raised."""
 
     # ---------------------------------------------------------------- construction and copies
 
@@ -239,7 +239,7 @@ class StreamOptimizer(Optimizer):
     def _synchronize(self, *, asked: bool) -> None:
         if self.process_group is None or self._synchronized:
             return
-        if not asked and self._intake.scaled and self._intake.captured:
+        if not asked and self._intake.scaled and self._intake.by_hand:
             raise RuntimeError(
                 "with a GradScaler and several processes call opt.synchronize() before scaler.unscale_(opt) "
                 "or scaler.step(opt): a task gradient that overflows on one process must stop all of them"
@@ -298,11 +298,15 @@ class StreamOptimizer(Optimizer):
         self._synchronize(asked=False)
         sets = self._intake.all(params)
         if self._complete(params, sets):
+            # All groups are planned before any is moved: an error leaves every parameter as it was.
+            updates: list[Callable[[], None]] = []
             start = 0
             for group in self.param_groups:
                 end = start + len(group["params"])
-                self._update_group(group, {name: grads[start:end] for name, grads in sets.items()})
+                updates += self._plan(group, {name: grads[start:end] for name, grads in sets.items()})
                 start = end
+            for update in updates:
+                update()
         self._intake.end(sets[primary], params)
         self._synchronized = False
         return loss
