@@ -50,7 +50,6 @@ def main() -> None:
     for tensor in (*teacher.state_dict().values(), *student.state_dict().values()):
         dist.broadcast(tensor, src=0)
     alone = copy.deepcopy(student)
-
     distill(Distiller(student, teacher, "kd"), data, dist.group.WORLD)
 
     ours = parameters_to_vector(student.parameters()).detach()

@@ -39,11 +39,11 @@ class Layers(nn.Module):
         return {"task": task, "distill": mse_loss(self.projector(hidden), targets)}
 
 
-def sharded_layers():
+def sharded_layers(model=None):
     from torch.distributed.fsdp import fully_shard
     from torch.distributed.tensor import init_device_mesh
 
-    model = Layers()
+    model = model or Layers()
     mesh = init_device_mesh("cpu", (2,))
     for layer in (model.body, model.classifier, model.projector, model):
         fully_shard(layer, mesh=mesh)
@@ -114,6 +114,48 @@ def fsdp_adamw_equals_one_process(group):
 def fsdp_refuses_a_process_group(group):
     with raises(ValueError, "FSDP averages both gradient sets itself, leave process_group=None"):
         dot(sharded_layers().parameters(), process_group=group)
+
+
+class Overflowing(Layers):
+    """The gradient of a one-row parameter, which one process holds, overflows when it is scaled."""
+
+    def __init__(self):
+        super().__init__()
+        self.row = nn.Parameter(torch.ones(1, 3, dtype=torch.float64))
+
+    def forward(self, *batch, stream=None):
+        losses = super().forward(*batch)
+        if stream is not None:
+            losses[stream] = losses[stream] + 1e306 * self.row.sum()
+        return losses
+
+
+def overflow_in_one_shard(stream):
+    model = sharded_layers(Overflowing())
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    opt = dot(model.parameters())
+    for step, batch in enumerate(batches(3)):
+        before = [full(param).detach().clone() for param in model.parameters()]
+        opt.backward(
+            **model(*shard(batch, dist.group.WORLD), stream=stream if step == 1 else None), scaler=scaler
+        )
+        scaler.step(opt)
+        scaler.update()
+        opt.zero_grad()
+        after = [full(param) for param in model.parameters()]
+        moved = any(not torch.equal(*pair) for pair in zip(before, after, strict=True))
+        assert moved == (step != 1), step
+        assert scaler.get_scale() == (1024.0 if step < 1 else 512.0), step
+
+
+@check(2)
+def fsdp_overflow_of_task_in_one_shard(group):
+    overflow_in_one_shard("task")
+
+
+@check(2)
+def fsdp_overflow_of_distillation_in_one_shard(group):
+    overflow_in_one_shard("distill")
 
 
 def checkpoint_round_trip(make, group):

@@ -177,7 +177,7 @@ class SteppedDOT(ReferenceDOT):
 @PROFILE
 @given(walk=walks(sgd_options(), sgd_schedule))
 def test_dot_equals_the_reference(walk, kernel, linear_loss):
-    close = Closeness(walk.dtype, ulps=64)
+    close = Closeness(walk.dtype, ulps=16)
     for opt, groups, references in play(
         walk, DOT, lambda params, own: SteppedDOT(params, **own), linear_loss, lr=1e-9, **kernel
     ):
@@ -216,7 +216,7 @@ class SteppedAdamW:
 @PROFILE
 @given(walk=walks(adamw_options(), adamw_schedule))
 def test_adamw_equals_the_reference(walk, linear_loss):
-    close = Closeness(walk.dtype, ulps=256)
+    close = Closeness(walk.dtype, ulps=64)
     for opt, groups, references in play(walk, DOTAdamW, SteppedAdamW, linear_loss):
         pairs = []
         for row, reference in zip(groups, references, strict=True):
