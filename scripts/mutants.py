@@ -101,8 +101,8 @@ MUTANTS = [
     Mutant(
         "an overflow of the distillation stays hidden",
         "intake.py",
-        "        self.signal(params, self._bad)",
-        "        self.signal(params, torch.zeros_like(self._bad))",
+        "self.signal(params, self._bad)",
+        "self.signal(params, torch.zeros_like(self._bad))",
     ),
     Mutant("signal of +0.0", "gradients.py", "torch.full_like(param, -0.0)", "torch.full_like(param, 0.0)"),
     Mutant(

@@ -323,3 +323,10 @@ def test_a_missing_set_raises_with_a_process_group_too(one_process, stream):
     names = {"task": "task", "distill": "distillation"}
     with pytest.raises(RuntimeError, match=rf"step\(\) has {names[stream]} gradients but no "):
         opt.step()
+
+
+def test_a_group_copied_after_one_cycle_is_accepted() -> None:
+    opt = DOT([torch.nn.Parameter(torch.zeros(1))], lr=0.1)
+    torch.optim.lr_scheduler.OneCycleLR(opt, max_lr=0.2, total_steps=5, max_momentum=0.9)
+    opt.add_param_group({**opt.param_groups[0], "params": [torch.nn.Parameter(torch.zeros(1))]})
+    assert opt.param_groups[1]["max_momentum"] == 0.9

@@ -13,8 +13,8 @@ import torch
 from dotkd.data._checks import check_integer, check_share
 from dotkd.data.images import ImageData
 from dotkd.data.label_noise import add_label_noise
-from dotkd.data.splits import Splits, stratified_sample
 from dotkd.data.randomness import random_stream
+from dotkd.data.splits import Splits, stratified_sample
 
 _IMAGES = 1797
 _TEST_IMAGES = 397

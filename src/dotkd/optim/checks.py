@@ -7,6 +7,9 @@ from typing import Any
 
 from torch import Tensor
 
+# What torch's schedulers write into the groups.
+_SCHEDULERS = ("initial_lr", "max_lr", "min_lr", "max_momentum", "base_momentum")
+
 
 def nearest(word: str, valid: Iterable[str], *, cutoff: float = 0.6) -> str:
     """Return a hint with the valid word closest to ``word``, or an empty string if none is close.
@@ -80,7 +83,7 @@ def check_group_keys(group: Mapping[str, Any], defaults: Mapping[str, Any]) -> N
     Raises:
         ValueError: A key looks misspelt.
     """
-    known = {"params", "param_names", "initial_lr", *defaults}
+    known = {"params", "param_names", *_SCHEDULERS, *defaults}
     for key in group:
         hint = "" if key in known else nearest(key, defaults, cutoff=0.8)
         if hint:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
-from .checks import check_not_negative, check_unit, check_window
+from .checks import check_not_negative, check_window
 from .momentum import MultiMomentumSGD, buffer_key, check_sgd_options
 from .pair import TaskAndDistill
 from .streams import StreamOptimizer
@@ -131,7 +131,6 @@ class DOT(TaskAndDistill, MultiMomentumSGD):
 
     def _check_group(self, group: dict[str, Any], hint: str = "") -> None:
         check_window("momentum", group["momentum"], group["delta"], hint)
-        check_unit("momentum", group["momentum"])
         check_not_negative("task_gain", group["task_gain"])
         check_not_negative("distill_gain", group["distill_gain"])
         check_sgd_options(group, group["momentum"])

@@ -72,8 +72,6 @@ class Intake(GradientSets):
 
         order = [name for name in (*self.streams[1:], self.primary) if name in given]
         for name in order:
-            if name == self.primary:
-                self.unpark(params)
             loss = given[name] if scaler is None else scaler.scale(given[name])
             loss.backward(retain_graph=name != order[-1])  # type: ignore[no-untyped-call]
             if name != self.primary:
@@ -99,7 +97,7 @@ class Intake(GradientSets):
             again, park = self._capture_call(stream), self._capture_call(self.primary)
             raise RuntimeError(
                 f"{again} came again while .grad may hold a {self.primary} gradient: call {park} after each "
-                f"{self.primary} backward pass but the last"
+                f"{self.primary} backward pass but the last, or opt.zero_grad() to begin anew"
             )
         self._note_scaling(scaler is not None)
         self._keep(params, stream, scaler)
