@@ -59,6 +59,8 @@ LAYOUTS = {
     "one contiguous gradient": (LAST, LAST, torch.contiguous_format),
     "gradients of changing layout": (LAST, "alternate", LAST),
     "contiguous parameter": (torch.contiguous_format, LAST, LAST),
+    "contiguous but for the distillation": (torch.contiguous_format, torch.contiguous_format, LAST),
+    "contiguous but for the first gradient": (torch.contiguous_format, "alternate", torch.contiguous_format),
     "channels_last throughout": (LAST, LAST, LAST),
 }
 
