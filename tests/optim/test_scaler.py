@@ -432,3 +432,22 @@ def test_a_scaler_for_all_captures_or_for_none(student):
     losses(student, second)[1].backward()
     with pytest.raises(ValueError, match="pass the same GradScaler"):
         opt.capture_distill()
+
+
+def test_gradients_of_parameters_without_elements_alone_are_finite() -> None:
+    empty, weight = nn.Parameter(torch.zeros(0)), nn.Parameter(torch.ones(2))
+    opt = DOT([empty, weight], lr=0.1)
+    scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
+    opt.backward(task=weight.sum(), distill=empty.sum(), scaler=scaler)
+    scaler.step(opt)
+    assert torch.allclose(weight, torch.full((2,), 0.9))
+
+
+def test_an_infinite_largest_norm_only_measures() -> None:
+    weight = nn.Parameter(torch.ones(2))
+    opt = DOT([weight], lr=0.1)
+    opt.backward(task=3 * weight[0], distill=4 * weight[1])
+    assert opt.clip_grad_norm_(torch.inf)["joint"].item() == 5.0
+    ((_, task, distill),) = opt.gradients()
+    assert task.tolist() == [3.0, 0.0]
+    assert distill.tolist() == [0.0, 4.0]

@@ -1,5 +1,6 @@
 """Clipping of several gradient sets by their norms."""
 
+import math
 from typing import Literal, get_args
 
 from torch import Tensor
@@ -23,7 +24,7 @@ def clip(
 
     Args:
         sets: Gradients by stream.
-        max_norm: Largest norm, >= 0.
+        max_norm: Largest norm, >= 0; infinity only measures.
         mode: ``"joint"``: one factor for all sets, from the norm of their sum. ``"each"``: a factor of
             its own for each set, from its own norm.
         norm_type: Order of the norm.
@@ -39,7 +40,8 @@ def clip(
         raise ValueError(
             f"mode must be 'joint' or 'each', got {mode!r}{nearest(str(mode), get_args(ClipMode))}"
         )
-    check_not_negative("max_norm", max_norm)
+    if max_norm != math.inf:  # which only measures
+        check_not_negative("max_norm", max_norm)
     if mode == "joint":
         total: Gradients = []
         for grads in sets.values():

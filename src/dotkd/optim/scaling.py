@@ -33,7 +33,8 @@ def nonfinite(grads: Gradients, device: torch.device) -> Tensor:
         by_device.setdefault(grad.device, []).append(local(grad))
     bad = torch.zeros((), dtype=torch.bool, device=device)
     for shards in by_device.values():
-        largest = torch._foreach_norm([shard for shard in shards if shard.numel()], torch.inf)
-        if largest:
+        filled = [shard for shard in shards if shard.numel()]
+        if filled:
+            largest = torch._foreach_norm(filled, torch.inf)
             bad |= (~torch.stack([norm.isfinite() for norm in largest])).any().to(device)
     return bad

@@ -208,7 +208,7 @@ class StreamOptimizer(Optimizer):
         replaced, not edited. With a GradScaler, call ``scaler.unscale_(opt)`` before.
 
         Args:
-            max_norm: Largest norm, >= 0.
+            max_norm: Largest norm, >= 0; infinity only measures.
             mode: ``"joint"`` or ``"each"``.
             norm_type: Order of the norm.
             error_if_nonfinite: Raise if a norm is not finite.
