@@ -565,3 +565,22 @@ def test_a_scheduled_run_resumes_to_the_same_bits(student):
     train(twin, resumed, batches(3, seed=2), again)
     assert equal(bits(twin), bits(student))
     assert resumed.param_groups[0]["lr"] == opt.param_groups[0]["lr"]
+
+
+@pytest.mark.parametrize("kind", [DOT, DOTAdamW])
+def test_a_state_loads_twice_and_into_copies(kind: type[DOT] | type[DOTAdamW]) -> None:
+    weight = torch.nn.Parameter(torch.ones(1))
+    opt = kind([weight], lr=0.1)
+    opt.backward(task=weight.sum(), distill=weight.sum())
+    opt.step()
+    state = copy.deepcopy(opt.state_dict())
+    for target in (opt, opt, copy.deepcopy(opt), pickle.loads(pickle.dumps(opt))):
+        target.load_state_dict(copy.deepcopy(state))
+        assert target.state_dict() == state
+
+
+def test_groups_of_momenta_are_scheduled_apart() -> None:
+    weights = [torch.nn.Parameter(torch.ones(1)) for _ in range(2)]
+    opt = MultiMomentumSGD([{"params": [w]} for w in weights], lr=0.1, momenta={"a": 0.9, "b": 0.5})
+    opt.param_groups[0]["momenta"]["a"] = 0.1
+    assert opt.param_groups[1]["momenta"] == opt.defaults["momenta"] == {"a": 0.9, "b": 0.5}

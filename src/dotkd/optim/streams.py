@@ -90,6 +90,9 @@ class StreamOptimizer(Optimizer):
             merged = {**self.defaults, **param_group}
             check_lr(merged["lr"])
             self._check_group(merged)
+            for key, value in merged.items():
+                if isinstance(value, dict):
+                    param_group[key] = dict(value)  # each group its own, to be scheduled alone
         super().add_param_group(param_group)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -100,6 +103,7 @@ class StreamOptimizer(Optimizer):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
+        self.defaults.pop("differentiable", None)  # torch adds it here; it is no option of ours
         self._start()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "StreamOptimizer":
