@@ -7,6 +7,7 @@ bit, and rank 0 shows that it is the student that one process makes of whole bat
 """
 
 import copy
+import os
 
 import torch
 import torch.distributed as dist
@@ -33,19 +34,20 @@ def distill(distiller: Distiller, data: ImageData, group: dist.ProcessGroup | No
 
 def main() -> None:
     """Distil on all processes, then on one, and compare."""
-    dist.init_process_group("gloo")
     torch.set_num_threads(1)  # so small are the networks
-    torch.manual_seed(dist.get_rank())  # the students start as different as they do without a seed
+    torch.manual_seed(int(os.environ["RANK"]))  # the students start as different as they do without a seed
     data = load_digits().train
     teacher, student = (
-        nn.Sequential(nn.Flatten(), nn.Linear(64, width), nn.ReLU(), nn.Linear(width, 10))
-        for width in (128, 32)
+        nn.Sequential(nn.Flatten(), nn.Linear(64, n), nn.ReLU(), nn.Linear(n, 10)) for n in (128, 32)
     )
     sgd = torch.optim.SGD(teacher.parameters(), lr=0.1, momentum=0.9)
     for batch in (batch for _ in range(10) for batch in data.batches(128)):
         sgd.zero_grad()
         nn.functional.cross_entropy(teacher(batch.images), batch.labels).backward()  # type: ignore[no-untyped-call]
         sgd.step()
+    # After the first optimizer: that imports parts of torch that would keep the group, and with it threads
+    # which abort the process now and then, to the very end of Python.
+    dist.init_process_group("gloo")
     # Averaged gradients keep alike only what starts alike.
     for tensor in (*teacher.state_dict().values(), *student.state_dict().values()):
         dist.broadcast(tensor, src=0)

@@ -86,7 +86,8 @@ def check_group_keys(group: Mapping[str, Any], defaults: Mapping[str, Any]) -> N
     known = {"params", "param_names", *_SCHEDULERS, *defaults}
     for key in group:
         hint = "" if key in known else nearest(key, defaults, cutoff=0.8)
-        if hint:
+        # "no_weight_decay" is a note that somebody made, not a slip.
+        if hint and not any(key.endswith(f"_{word}") or key.startswith(f"{word}_") for word in defaults):
             raise ValueError(f"unknown key {key!r} in a parameter group{hint}")
 
 

@@ -6,6 +6,7 @@ another backward pass needs ``.grad``.
 """
 
 from collections.abc import Sequence
+from itertools import zip_longest
 
 import torch
 from torch import Tensor
@@ -77,6 +78,7 @@ class GradientSets:
             # A view belongs to somebody's bucket, which the next backward pass may fill again.
             if grad is not None and grad._is_view():
                 taken[i] = grad.clone()
+        self._zeroed, self._signals = {}, {}
         return taken
 
     def add(self, stream: str, grads: Gradients) -> None:
@@ -85,27 +87,27 @@ class GradientSets:
 
     def unpark(self, params: Sequence[Tensor]) -> None:
         """Bring the parked primary gradients back to ``.grad``, added to what is there."""
-        parked, self.kept[self.primary] = self.kept[self.primary], []
-        if parked:
-            for param, grad in zip(params, sum_of(parked, self.live(params)), strict=True):
+        if self.kept[self.primary]:
+            primary = sum_of(self.kept[self.primary], self.live(params))
+            self.kept[self.primary] = []
+            for param, grad in zip(params, primary, strict=True):
                 param.grad = grad
 
     def all(self, params: Sequence[Tensor]) -> Sets:
-        """Return all sets, each complete."""
-        self.unpark(params)
+        """Return all sets, each complete and as long as ``params``; nothing is moved."""
         absent: Gradients = [None] * len(params)
-        kept = {name: self.kept[name] or absent for name in self.streams[1:]}
-        return {self.primary: self.live(params), **kept}
+        kept = {name: sum_of(self.kept[name], absent) for name in self.streams[1:]}
+        return {self.primary: sum_of(self.kept[self.primary], self.live(params)), **kept}
 
     def replace(self, params: Sequence[Tensor], sets: Sets) -> None:
         """Put other gradients in the place of all sets; the tensors that were there stay as they are."""
-        for name in self.streams[1:]:
-            self.kept[name] = sets[name]
+        for name in self.streams:
+            self.kept[name] = [] if name == self.primary else sets[name]
         for param, grad in zip(params, sets[self.primary], strict=True):
             if grad is not None:
                 param.grad = grad
 
-    def signal(self, params: Sequence[Tensor], bad: Tensor) -> tuple[Tensor, Tensor]:
+    def signal(self, params: Sequence[Tensor], bad: Tensor) -> None:
         """Make one small gradient in ``.grad`` NaN where ``bad`` is true, without waiting for the device.
 
         A GradScaler looks for non-finite values in ``.grad`` and nowhere else. Where no parameter has a
@@ -116,9 +118,6 @@ class GradientSets:
         Args:
             params: The parameters, one of which gets the signal.
             bad: Boolean scalar on any device.
-
-        Returns:
-            That parameter, and what is in its ``.grad`` now.
         """
         grads = self.live(params)
         can_carry = [i for i, param in enumerate(params) if param.requires_grad and local(param).numel()]
@@ -129,7 +128,6 @@ class GradientSets:
         param.grad = shown = torch.where(bad.to(param.device), torch.nan, there)
         if grad is None:
             self._signals[param] = shown
-        return param, shown
 
     def mark_zeroed(self, params: Sequence[Tensor]) -> None:
         """Count what is in ``.grad`` now, filled with zeros, as absent until somebody writes to it."""
@@ -137,17 +135,28 @@ class GradientSets:
 
     def clear(self) -> None:
         """Forget all sets but what is in ``.grad``."""
-        for name in self.streams:
-            self.kept[name] = []
+        self.kept = {name: [] for name in self.streams}
         self._signals = {}
-        self._zeroed = {}
 
 
 def sum_of(first: Gradients, second: Gradients) -> Gradients:
-    """Return the sum of two sets, where an empty one stands for no gradients; neither is written to."""
+    """Return the sum of two sets; neither is written to.
+
+    The shorter one lacks gradients for the last parameters: an empty one has none at all, and one from
+    before ``add_param_group`` none for the new parameters.
+    """
     if not first or not second:
         return first or second
-    return [a if b is None else b if a is None else a + b for a, b in zip(first, second, strict=True)]
+    return [a if b is None else b if a is None else a + b for a, b in zip_longest(first, second)]
+
+
+def all_zero(grads: Gradients) -> bool:
+    """Say whether every element of every gradient is zero; waits for the device once."""
+    filled = [local(grad) for grad in present(grads) if local(grad).numel()]
+    if not filled:
+        return True
+    largest = torch._foreach_norm(filled, torch.inf)
+    return not bool(torch.stack([norm.to(filled[0].device) for norm in largest]).any())
 
 
 def present(grads: Gradients) -> list[Tensor]:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from .checks import check_loss, nearest
-from .gradients import Gradients, GradientSets, Sets
+from .gradients import Gradients, GradientSets, Sets, all_zero
 from .scaling import active, nonfinite, unscale
 
 if TYPE_CHECKING:
@@ -26,22 +26,19 @@ class Intake(GradientSets):
     Args:
         streams: Names of the streams, the primary one first.
         capture_call: How a user spells the capture of a stream, for error texts.
-        any_rank: Returns whether a boolean scalar is true on any process.
 
     Attributes:
         consents: Streams that are absent on purpose in this step.
-        captured: Streams captured since the primary one was last parked.
+        captured: Streams that may not be captured until the primary one is parked.
         by_hand: Whether some of the backward passes of this step were the caller's own.
         scaled: Whether a GradScaler is at work in this step; None before anything came in.
     """
 
-    def __init__(
-        self, streams: tuple[str, ...], capture_call: Callable[[str], str], any_rank: AnyRank
-    ) -> None:
+    def __init__(self, streams: tuple[str, ...], capture_call: Callable[[str], str]) -> None:
         super().__init__(streams)
         self._capture_call = capture_call
-        self._any_rank = any_rank
-        self._witness: tuple[Tensor, Tensor] | None = None
+        self._stepped = False
+        self._seen: tuple[Tensor, Tensor, int] | None = None
         self.clear()
 
     def clear(self) -> None:
@@ -52,41 +49,55 @@ class Intake(GradientSets):
         self.by_hand = False
         self.scaled: bool | None = None
         self._bad: Tensor | None = None
-        self._mark: tuple[Tensor, Tensor] | None = None
-        self._primary_was_there = False
 
     def backward(
-        self, params: list[Tensor], losses: Mapping[str, Tensor | None], scaler: "GradScaler | None"
+        self,
+        params: list[Tensor],
+        losses: Mapping[str, Tensor | None],
+        scaler: "GradScaler | None",
+        any_rank: AnyRank,
     ) -> None:
-        """Run one backward pass per loss, the primary one last, and keep the gradients apart."""
-        given = self._check_losses(losses)
-        self.refuse_leftovers()
-        scaler = active(scaler)
-        emptied = all(param.grad is None for param in params) and not self.kept[self.primary]
-        if self._primary_was_there and emptied:
-            self.clear()
-        self._drop_if_emptied()
-        self._note_scaling(scaler is not None)
-        self.add(self.primary, self.take(params))
-        self.consents.update(name for name in losses if name not in given)
+        """Run one backward pass per loss, the primary one last, and keep the gradients apart.
 
+        Args:
+            params: The parameters.
+            losses: A loss, or None, for each stream.
+            scaler: The GradScaler, or None.
+            any_rank: Returns whether a boolean scalar is true on any process.
+        """
+        given = self._check_losses(losses)
+        scaler = active(scaler)
+        self.look(params)
+        self._check_scaling(scaler is not None)
+        before = self.kept.copy(), self._bad, [param.grad for param in params]
         order = [name for name in (*self.streams[1:], self.primary) if name in given]
-        for name in order:
-            loss = given[name] if scaler is None else scaler.scale(given[name])
-            loss.backward(retain_graph=name != order[-1])  # type: ignore[no-untyped-call]
-            if name != self.primary:
-                self._keep(params, name, scaler)
+        try:
+            self.add(self.primary, self.take(params))
+            for name in order:
+                loss = given[name] if scaler is None else scaler.scale(given[name])
+                loss.backward(retain_graph=name != order[-1])  # type: ignore[no-untyped-call]
+                if name != self.primary:
+                    self._keep(params, name, scaler)
+        except BaseException:  # out of memory, an interrupt: as if this call had not been made
+            self.kept, self._bad, grads = before
+            for param, grad in zip(params, grads, strict=True):
+                param.grad = grad
+            self._note(params, grads)
+            raise
         self.unpark(params)
-        self._primary_was_there = any(param.grad is not None for param in params)
+        self.scaled = scaler is not None
+        self.consents.update(name for name in losses if name not in given)
         self.captured.update(self.streams[1:])  # .grad is taken: a capture must park it first
         if scaler is not None:
             self._note_nonfinite(self.live(params), params[0].device)
-            self._show_nonfinite(params)
+            self._show_nonfinite(params, any_rank)
+        self._note(params, [param.grad for param in params])
 
-    def capture(self, params: list[Tensor], stream: str, scaler: "GradScaler | None") -> None:
+    def capture(
+        self, params: list[Tensor], stream: str, scaler: "GradScaler | None", any_rank: AnyRank
+    ) -> None:
         """Take what a backward pass left in ``.grad`` into a stream; the primary one is parked."""
-        self.refuse_leftovers()
-        self._drop_if_emptied()
+        replaced = self.look(params)
         self.by_hand = True
         if stream == self.primary:
             self.add(self.primary, self.take(params))
@@ -94,57 +105,82 @@ class Intake(GradientSets):
             return
         scaler = active(scaler)
         if stream in self.captured and any(grad is not None for grad in self.live(params)):
-            again, park = self._capture_call(stream), self._capture_call(self.primary)
-            raise RuntimeError(
-                f"{again} came again while .grad may hold a {self.primary} gradient: call {park} after each "
-                f"{self.primary} backward pass but the last, or opt.zero_grad() to begin anew"
-            )
-        self._note_scaling(scaler is not None)
+            if not replaced:
+                raise self._taken_twice(stream)
+            self.clear()  # emptied after a skipped step, and filled anew
+            self.by_hand = True
+        self._check_scaling(scaler is not None)
+        self.scaled = scaler is not None
         self._keep(params, stream, scaler)
         self.captured.add(stream)
         if len(self.captured) == len(self.streams) - 1:
             self.unpark(params)
         if scaler is not None:
-            self._show_nonfinite(params)
+            self._show_nonfinite(params, any_rank)
+        self._note(params, [param.grad for param in params])
+
+    def _taken_twice(self, stream: str) -> RuntimeError:
+        again, park = self._capture_call(stream), self._capture_call(self.primary)
+        return RuntimeError(
+            f"{again} came again while .grad may hold a {self.primary} gradient: call {park} after each "
+            f"{self.primary} backward pass but the last, or opt.zero_grad() to begin anew"
+        )
 
     def replace(self, params: Sequence[Tensor], sets: Sets) -> None:
         """Put other gradients in the place of all sets; the tensors that were there stay as they are."""
         super().replace(params, sets)
-        if self._mark is not None and self._mark[0].grad is not None:
-            self._mark = (self._mark[0], self._mark[0].grad)
-
-    def _drop_if_emptied(self) -> None:
-        """Drop all sets where somebody emptied ``.grad``, with ``model.zero_grad()`` after a skipped step."""
-        if self._mark is not None and self._mark[0].grad is not self._mark[1]:
-            self.clear()
-        self._mark = None
+        self.captured.update(self.streams[1:])  # what was parked is in .grad again
+        self._note(params, [param.grad for param in params])
 
     def end(self, primary: Gradients, params: list[Tensor]) -> None:
         """Forget everything after a step, but remember one gradient to notice a missing zero_grad."""
         self.clear()
-        rows = [(grad.numel(), i) for i, grad in enumerate(primary) if grad is not None]
-        if rows:
-            _, i = min(rows)
-            grad = primary[i]
-            self._witness = None if grad is None else (params[i], grad)
-
-    def refuse_leftovers(self) -> None:
-        """Refuse to add to gradients that a step has used.
-
-        Raises:
-            RuntimeError: They are still in ``.grad``.
-        """
-        if self._witness is not None and self._witness[0].grad is self._witness[1]:
-            raise RuntimeError(
-                ".grad still holds the gradients that the last step() used: call opt.zero_grad() after "
-                "each step()"
-            )
-        self._witness = None
+        self._note(params, primary)
+        self._stepped = True
 
     def drop(self) -> None:
         """Forget everything, as the caller is about to empty ``.grad``."""
         self.clear()
-        self._witness = None
+        self._seen, self._stepped, self._zeroed = None, False, {}
+
+    def look(self, params: list[Tensor]) -> bool:
+        """See what became of ``.grad`` since the last call, before anything is added.
+
+        Where somebody emptied it, with ``model.zero_grad()`` after a skipped step, the other sets go too.
+
+        Returns:
+            Whether another gradient is where the remembered one was.
+
+        Raises:
+            RuntimeError: It still holds the gradients that a step has used.
+        """
+        seen, self._seen = self._seen, None
+        stepped, self._stepped = self._stepped, False
+        if seen is None:
+            return False
+        param, grad, version = seen
+        touched = param.grad is not grad or grad._version != version
+        there = [p.grad for p in params]
+        if touched and (param.grad is None or param.grad is grad) and all_zero(there):
+            self.clear()
+            self.mark_zeroed(params)
+        elif stepped and param.grad is grad:
+            self._seen, self._stepped = seen, stepped
+            raise RuntimeError(
+                ".grad still holds the gradients that the last step() used: call opt.zero_grad() after "
+                "each step()"
+            )
+        return param.grad is not None and param.grad is not grad
+
+    def _note(self, params: Sequence[Tensor], grads: Gradients) -> None:
+        """Remember the smallest of some gradients, to see later what became of them."""
+        found = [(grad.numel(), i) for i, grad in enumerate(grads) if grad is not None]
+        self._seen = None
+        if found:
+            _, i = min(found)
+            grad = grads[i]
+            assert grad is not None
+            self._seen = (params[i], grad, grad._version)
 
     def _check_losses(self, losses: Mapping[str, Tensor | None]) -> dict[str, Tensor]:
         for name in losses:
@@ -166,20 +202,19 @@ class Intake(GradientSets):
             self._note_nonfinite(grads, params[0].device)
         self.add(stream, grads)
 
-    def _note_scaling(self, scaled: bool) -> None:
+    def _check_scaling(self, scaled: bool) -> None:
         if self.scaled not in (None, scaled):
             raise ValueError(
                 "pass the same GradScaler to every backward and capture of a step, or to none of them"
             )
-        self.scaled = scaled
 
     def _note_nonfinite(self, grads: Gradients, device: torch.device) -> None:
         bad = nonfinite(grads, device)
         self._bad = bad if self._bad is None else self._bad | bad
 
-    def _show_nonfinite(self, params: list[Tensor]) -> None:
+    def _show_nonfinite(self, params: list[Tensor], any_rank: AnyRank) -> None:
         """Put what was found, on any process, where the scaler looks."""
         if self._bad is None:
             raise AssertionError("nothing was looked at")
-        self._bad = self._any_rank(self._bad)
-        self._mark = self.signal(params, self._bad)
+        self._bad = any_rank(self._bad)
+        self.signal(params, self._bad)

@@ -24,7 +24,9 @@ class TaskAndDistill(StreamOptimizer):
         """Compute both gradients and keep them apart: two backward passes through one graph.
 
         Accumulates until ``step()``: call it once for each micro-batch. Afterwards ``.grad`` holds the
-        task gradient and the optimizer the distillation gradient.
+        task gradient and the optimizer the distillation gradient. If a pass fails, all gradients are as
+        before the call. A student under ``torch.compile`` needs
+        ``torch._functorch.config.donated_buffer = False``, as every graph that two passes go through.
 
         Args:
             task: Scalar task loss, weighted as it should count. None: absent on purpose in this step.
@@ -79,7 +81,8 @@ class TaskAndDistill(StreamOptimizer):
         """Put the task gradient in ``.grad`` aside, to make room for the next micro-batch."""
         self.capture("task")
 
-    def _capture_call(self, stream: str) -> str:
+    @staticmethod
+    def _capture_call(stream: str) -> str:
         return f"capture_{stream}()"
 
     def _missing_text(self, reached: str, missing: str) -> str:

@@ -46,10 +46,6 @@ class StreamOptimizer(Optimizer):
     ) -> None:
         self.process_group: ProcessGroup | str | None = process_group
         super().__init__(params, defaults)
-        if process_group is not None:
-            from .distributed import check_replicated
-
-            check_replicated(self._params())
         self._start()
 
     @property
@@ -73,7 +69,7 @@ class StreamOptimizer(Optimizer):
 
     def _start(self) -> None:
         """Begin with no gradients: after construction, unpickling and loading."""
-        self._intake = Intake(self.streams, self._capture_call, self._any_rank)
+        self._intake = Intake(self.streams, self._capture_call)
         self._synchronized = False
 
     def _params(self) -> list[Tensor]:
@@ -94,6 +90,14 @@ class StreamOptimizer(Optimizer):
                 if isinstance(value, dict):
                     param_group[key] = dict(value)  # each group its own, to be scheduled alone
         super().add_param_group(param_group)
+        if self.process_group is not None:
+            from .distributed import check_replicated
+
+            try:
+                check_replicated(self.param_groups[-1]["params"])
+            except ValueError:
+                self.param_groups.pop()
+                raise
 
     def __getstate__(self) -> dict[str, Any]:
         return {
@@ -120,7 +124,15 @@ class StreamOptimizer(Optimizer):
             ValueError: The state is another optimizer's.
         """
         self._check_state_dict(state_dict)
+        intake = self._intake
         super().load_state_dict(state_dict)
+        intake.clear()
+        self._intake = intake  # it knows which zeros in .grad no backward pass has written
+        for param in self._params():
+            for key, value in self.state.get(param, {}).items():
+                if isinstance(value, Tensor) and value.stride() != param.stride():
+                    # The fused kernels need the parameter's own layout, channels_last say.
+                    self.state[param][key] = torch.empty_like(param).copy_(value)
 
     def _check_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         name = type(self).__name__
@@ -156,14 +168,15 @@ class StreamOptimizer(Optimizer):
             RuntimeError: ``.grad`` still holds what the last ``step()`` used.
         """
         self._synchronized = False
-        self._intake.backward(self._params(), losses, scaler)
+        self._intake.backward(self._params(), losses, scaler, self._any_rank)
 
     def capture(self, stream: str, *, scaler: "GradScaler | None" = None) -> None:
         """Take the gradients in ``.grad``, which a backward pass of your own left there, into a stream.
 
         Capture every stream but the first, each after its own backward pass; the first one's comes last
         and stays in ``.grad``. Between micro-batches, capturing the first stream too makes room for the
-        next backward pass.
+        next backward pass. Whose gradient it is cannot be seen: a mistake is noticed where a stream is
+        captured twice before the first one.
 
         Args:
             stream: Name of the stream.
@@ -178,9 +191,10 @@ class StreamOptimizer(Optimizer):
                 f"unknown stream {stream!r}{nearest(stream, self.streams)}: one of {self.streams}"
             )
         self._synchronized = False
-        self._intake.capture(self._params(), stream, scaler)
+        self._intake.capture(self._params(), stream, scaler, self._any_rank)
 
-    def _capture_call(self, stream: str) -> str:
+    @staticmethod  # nothing of the optimizer: a cycle would keep its buffers alive after it
+    def _capture_call(stream: str) -> str:
         """Return how a user spells the capture of a stream."""
         return f"capture({stream!r})"
 
@@ -220,6 +234,7 @@ class StreamOptimizer(Optimizer):
         Returns:
             The norms before clipping, scalar tensors: ``{"joint": norm}``, or one for each stream.
         """
+        self._refuse_hidden()
         self._synchronize(asked=False)
         params = self._params()
         sets, norms = clip(
@@ -293,12 +308,10 @@ class StreamOptimizer(Optimizer):
                 loss = closure()
         for group in self.param_groups:
             self._check_group(group, hint=self._schedule_hint())
+            if not isinstance(group["lr"], Tensor):  # a tensor's value may be on the device: not waited for
+                check_lr(group["lr"])
         params, primary = self._params(), self.streams[0]
-        if self._intake.scaled and self._intake.kept[primary]:
-            raise RuntimeError(
-                f"{self._capture_call(primary)} after the last micro-batch hides the {primary} gradient from "
-                "the GradScaler: leave the last one in .grad"
-            )
+        self._refuse_hidden()
         self._synchronize(asked=False)
         sets = self._intake.all(params)
         if self._complete(params, sets):
@@ -314,6 +327,14 @@ class StreamOptimizer(Optimizer):
         self._intake.end(sets[primary], params)
         self._synchronized = False
         return loss
+
+    def _refuse_hidden(self) -> None:
+        primary = self.streams[0]
+        if self._intake.scaled and self._intake.kept[primary]:
+            raise RuntimeError(
+                f"{self._capture_call(primary)} after the last micro-batch hides the {primary} gradient from "
+                "the GradScaler: leave the last one in .grad"
+            )
 
     def _schedule_hint(self) -> str:
         """Return what to say of a value that was valid once and has been overwritten."""
@@ -349,6 +370,9 @@ class StreamOptimizer(Optimizer):
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Drop the gradients of all streams.
+
+        Call this one rather than ``model.zero_grad()``, which knows ``.grad`` alone: where that is empty
+        anyway, after ``backward(..., task=None)`` say, it drops nothing.
 
         Args:
             set_to_none: Set ``.grad`` to None; otherwise fill it with zeros, which count as no gradient
