@@ -18,12 +18,13 @@ import dotkd
 PACKAGE = "dotkd"
 # From the ground up; what does not exist yet has its place already.
 LEVELS = [
-    {"optim", "losses", "taps", "align", "data", "models"},
+    {"errors", "optim", "losses", "taps", "align", "data", "models"},
     {"methods", "distiller", "analysis"},
     {"recipe"},
-    {"build", "runs", "train"},
+    {"runs"},
+    {"build", "train"},
     {"report"},
-    {"compare", "tune", "analyze", "export"},
+    {"compare", "tune", "analyze", "evaluate", "export"},
     {"cli"},
 ]
 LEVEL = {unit: level for level, units in enumerate(LEVELS) for unit in units}

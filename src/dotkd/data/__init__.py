@@ -4,16 +4,25 @@ A source gives ``Splits`` of ``ImageData``; ``ImageData`` gives a ``Batch``. All
 from generators that the caller passes in or from a seed; torch's global one is left alone.
 """
 
+from dotkd.data.augment import crop_flip
 from dotkd.data.batch import Batch
+from dotkd.data.cifar import load_cifar100
 from dotkd.data.digits import load_digits
 from dotkd.data.images import ImageData
 from dotkd.data.label_noise import add_label_noise
+from dotkd.data.sources import DATA_SETS, DataFacts, data_facts, load_data
 from dotkd.data.splits import Splits
 
 __all__ = [
+    "DATA_SETS",
     "Batch",
+    "DataFacts",
     "ImageData",
     "Splits",
     "add_label_noise",
+    "crop_flip",
+    "data_facts",
+    "load_cifar100",
+    "load_data",
     "load_digits",
 ]

@@ -5,7 +5,7 @@ every consumer reads: whole pixels as they were stored, and batches on demand. S
 and augmentation live elsewhere.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -152,6 +152,7 @@ class ImageData:
         *,
         generator: torch.Generator | None = None,
         drop_last: bool = False,
+        augment: Callable[[Tensor], tuple[Tensor, Tensor]] | None = None,
     ) -> Iterator[Batch]:
         """Go through the data set once.
 
@@ -162,6 +163,10 @@ class ImageData:
             batch_size: images in a batch, at least 1; the last batch may be smaller.
             generator: shuffles the epoch and moves on; None goes in order and draws nothing.
             drop_last: whether to leave out a last batch that is not full.
+            augment: makes, from the pixels [B, C, H, W] of a batch, still whole numbers, as many
+                changed images and the numbers [B], int64, of their views, which become
+                ``Batch.view``. Called for each batch when it is read; a generator of its own
+                keeps its draws apart from the order. See :func:`dotkd.data.crop_flip`.
 
         Returns:
             An iterator over the batches of one epoch.
@@ -182,11 +187,18 @@ class ImageData:
             order = torch.randperm(count, generator=generator, device=generator.device)
         order = order[: count - count % size] if drop_last else order
         order = order.to(self.pixels.device)
-        return (self._collect(order[at : at + size]) for at in range(0, len(order), size))
+        return (self._collect(order[at : at + size], augment) for at in range(0, len(order), size))
 
-    def _collect(self, positions: Tensor) -> Batch:
-        images = self.pixels[positions].to(torch.float32) / self.max_value
-        return Batch(images, self.labels[positions], self.index[positions])
+    def _collect(
+        self,
+        positions: Tensor,
+        augment: Callable[[Tensor], tuple[Tensor, Tensor]] | None = None,
+    ) -> Batch:
+        pixels, view = self.pixels[positions], None
+        if augment is not None:
+            pixels, view = augment(pixels)
+        images = pixels.to(torch.float32) / self.max_value
+        return Batch(images, self.labels[positions], self.index[positions], view)
 
     def _positions(self, positions: Tensor | Sequence[int]) -> Tensor:
         chosen = torch.as_tensor(positions, device=self.pixels.device)

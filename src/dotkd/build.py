@@ -1,0 +1,189 @@
+"""From recipe to objects: the only place where names become classes.
+
+Weights are drawn under the run's seed, in a stream of their own, so that all arms of a seed start from the
+same student.
+"""
+
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from dotkd.data import Splits, data_facts, load_data
+from dotkd.data.randomness import random_stream
+from dotkd.distiller import Distiller
+from dotkd.errors import BadInput
+from dotkd.methods import create_method
+from dotkd.models import ImageModel, create_model
+from dotkd.optim import DOT, matched_gains
+from dotkd.recipe import Recipe, parse_recipe, recipe_text
+from dotkd.recipe.types import ControlTable, Data, DOTTable, Model, SGDTable
+from dotkd.train.objective import TaskOnly
+
+
+@lru_cache(maxsize=2)  # the arms of a comparison share their data, which nobody writes to
+def build_data(data: Data) -> Splits:
+    """Load the data of a recipe.
+
+    Args:
+        data: The table.
+
+    Returns:
+        The splits, on the CPU.
+    """
+    return load_data(
+        data.name,
+        root=data.root,
+        validation=data.validation,
+        label_noise=data.label_noise,
+        train_images=data.train_images,
+        seed=data.seed,
+    )
+
+
+def build_device(device: str) -> torch.device:
+    """Choose the device of a run.
+
+    Args:
+        device: ``"auto"``, ``"cpu"`` or ``"cuda:N"``.
+
+    Returns:
+        The device; ``"auto"`` is CUDA where there is one.
+
+    Raises:
+        BadInput: There is no such device.
+    """
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    chosen = torch.device(device)
+    if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
+        raise BadInput(f"run.device: no device {device!r} here, {torch.cuda.device_count()} CUDA devices")
+    return chosen
+
+
+def build_model(table: Model, data: Data) -> ImageModel:
+    """Make a network for a data set, with random weights."""
+    facts = data_facts(data.name)
+    shape = (facts.channels, facts.height, facts.width)
+    return create_model(table.model, facts.num_classes, image_shape=shape, mean=table.mean, std=table.std)
+
+
+def build_student(recipe: Recipe) -> ImageModel:
+    """Make the student of a recipe, with the weights that its seed or its checkpoint gives.
+
+    Args:
+        recipe: The recipe.
+
+    Returns:
+        The student, on the CPU. The global random generator is as before.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(random_stream(recipe.run.seed, "student.init").initial_seed())
+        student = build_model(recipe.student, recipe.data)
+    if recipe.student.checkpoint is not None:
+        weights, _ = _read_student(Path(recipe.student.checkpoint))
+        _load(student, weights, recipe.student.checkpoint)
+    return student
+
+
+def build_objective(recipe: Recipe, teacher: nn.Module | None) -> Distiller | TaskOnly:
+    """Join student, teacher and method, or leave a student that learns from labels alone.
+
+    Args:
+        recipe: The recipe.
+        teacher: Its teacher, or None where the recipe has none.
+
+    Returns:
+        What turns batches into losses.
+
+    Raises:
+        BadInput: The parts do not fit together.
+    """
+    student = build_student(recipe)
+    if teacher is None or recipe.method is None:
+        return TaskOnly(student)
+    try:
+        return Distiller(student, teacher, create_method(**recipe.method))
+    except ValueError as error:
+        raise BadInput(f"method: {error}") from None
+
+
+def build_optimizer(table: SGDTable, params: list[nn.Parameter]) -> torch.optim.Optimizer:
+    """Make the optimizer of a recipe.
+
+    Args:
+        table: ``[optimizer]``.
+        params: What it updates.
+
+    Returns:
+        DOT for ``dot``; for ``control`` DOT with ``delta=0`` and the gains that ``delta`` would give it;
+        otherwise ``torch.optim.SGD``.
+    """
+    shared: dict[str, Any] = {
+        "lr": table.lr,
+        "momentum": table.momentum,
+        "weight_decay": table.weight_decay,
+        "nesterov": table.nesterov,
+    }
+    if isinstance(table, DOTTable):
+        return DOT(params, delta=table.delta, **shared)
+    if isinstance(table, ControlTable):
+        task_gain, distill_gain = matched_gains(table.momentum, table.delta)
+        return DOT(params, delta=0.0, task_gain=task_gain, distill_gain=distill_gain, **shared)
+    return torch.optim.SGD(params, **shared)
+
+
+def save_student(student: nn.Module, recipe: Recipe, path: Path) -> None:
+    """Write what is to be deployed: weights as safetensors, the recipe in the metadata."""
+    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in student.state_dict().items()}
+    save_file(weights, path, metadata={"format": "pt", "recipe": recipe_text(recipe)})
+
+
+def load_student(path: Path) -> tuple[ImageModel, Recipe]:
+    """Read a student that a run wrote.
+
+    Args:
+        path: ``student.safetensors``, or the folder of the run.
+
+    Returns:
+        The network in evaluation mode, and the recipe that made it.
+
+    Raises:
+        BadInput: The file is missing, is no student of a run, or does not fit its recipe.
+    """
+    path = path / "student.safetensors" if path.is_dir() else path
+    weights, metadata = _read_student(path)
+    if "recipe" not in metadata:
+        raise BadInput(f"{path}: not a student of a run: there is no recipe in its metadata")
+    recipe = parse_recipe(metadata["recipe"], f"{path}, recipe")
+    student = build_model(recipe.student, recipe.data)
+    _load(student, weights, str(path))
+    return student.eval(), recipe
+
+
+def _read_student(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    if not path.is_file():
+        raise BadInput(f"no file {str(path)!r}: wanted a student.safetensors or the folder of a finished run")
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise BadInput(f"{path}: not a safetensors file: {error}") from None
+
+
+def _load(model: nn.Module, weights: dict[str, Tensor], source: str) -> None:
+    wanted = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    given = {name: tuple(tensor.shape) for name, tensor in weights.items()}
+    wrong = [
+        f"{name} {list(given[name]) if name in given else 'missing'}, wanted "
+        f"{list(wanted[name]) if name in wanted else 'nothing'}"
+        for name in sorted(wanted.keys() | given.keys())
+        if wanted.get(name) != given.get(name)
+    ]
+    if wrong:
+        raise BadInput(f"{source}: does not fit {type(model).__name__}: {'; '.join(wrong[:4])}")
+    model.load_state_dict(weights)

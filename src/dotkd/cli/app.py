@@ -1,0 +1,199 @@
+"""The verbs. Heavy modules are imported by the verb that needs them: ``dotkd --help`` loads no torch."""
+
+import os
+import re
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dotkd.cli.ends import DEBUG, FAILED, ends_well
+
+app = typer.Typer(
+    name="dotkd",
+    help="Distil neural networks: two losses, two gradients, two momenta (DOT).",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Output = Annotated[Path, typer.Option("--output", "-o", help="Folder to write to.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on where an earlier run in the folder stopped.")]
+RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="Run folder, or its student.safetensors.")]
+
+
+def main() -> None:
+    """Run the command line; ``--debug`` may stand anywhere."""
+    if "--debug" in sys.argv[1:]:
+        os.environ[DEBUG] = "1"
+        sys.argv = [word for word in sys.argv if word != "--debug"]
+    app()
+
+
+@app.callback()
+def _options(
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+) -> None:
+    pass
+
+
+def _example(text: str) -> str:
+    return f"[bold]Example:[/bold] {text}"
+
+
+@app.command(epilog=_example("dotkd demo --output demo"))
+@ends_well
+def demo(output: Output = Path("dotkd-demo")) -> None:
+    """Compare plain training, KD, KD + DOT and its control on handwritten digits: no download, no GPU."""
+    from dotkd.compare import DEMO
+
+    _compare(list(DEMO), [], 5, output)
+
+
+@app.command(epilog=_example("dotkd train quick/digits-kd-dot optimizer.delta=0.05 --output runs/dot"))
+@ends_well
+def train(
+    recipe: Annotated[
+        str, typer.Argument(metavar="RECIPE", help="TOML file, or the name of a shipped recipe.")
+    ],
+    overrides: Annotated[list[str] | None, typer.Argument(metavar="[TABLE.KEY=VALUE]...")] = None,
+    output: Output = Path("run"),
+    resume: Resume = False,
+    tensorboard: Annotated[bool, typer.Option(help="Write TensorBoard events too (extra 'tb').")] = False,
+) -> None:
+    """Train the student of a recipe, after its teacher where that is a recipe too."""
+    from dotkd.cli.show import bars, show_epoch, show_results
+    from dotkd.recipe import load_recipe
+    from dotkd.train.loop import check_folder
+    from dotkd.train.loop import train as train_recipe
+    from dotkd.train.teacher import check_recipe, provide_teacher
+
+    loaded = load_recipe(recipe, overrides or [])
+    check_folder(loaded, output, resume=resume)
+    check_recipe(loaded)
+    calls = [show_epoch]
+    if tensorboard:
+        from dotkd.train.tensorboard import TensorBoard
+
+        calls.append(TensorBoard(output))
+    with bars() as shown:
+        shown.run("teacher", loaded.run.seed)
+        teacher = provide_teacher(loaded, output / "teacher", on_step=shown.step)
+        shown.run(loaded.name, loaded.run.seed)
+        results = train_recipe(
+            loaded, output, teacher=teacher, resume=resume, on_epoch=calls, on_step=shown.step
+        )
+    show_results(results)
+
+
+@app.command(epilog=_example("dotkd compare quick/digits-kd quick/digits-kd-dot --seeds 5 --output digits"))
+@ends_well
+def compare(
+    recipes: Annotated[
+        list[str], typer.Argument(metavar="RECIPE...", help="TABLE.KEY=VALUE among them holds for all.")
+    ],
+    seeds: Annotated[int, typer.Option(min=1, help="Seeds of each recipe: 0, 1, ...")] = 5,
+    output: Output = Path("comparison"),
+) -> None:
+    """Train recipes x seeds into one folder; what is finished is skipped, what was stopped goes on."""
+    overrides = [word for word in recipes if re.match(r"[A-Za-z_.]+=", word)]
+    _compare([word for word in recipes if word not in overrides], overrides, seeds, output)
+
+
+def _compare(recipes: list[str], overrides: list[str], seeds: int, output: Path) -> None:
+    from dotkd.cli.show import bars, console, show_summary
+    from dotkd.compare import compare as compare_recipes
+    from dotkd.recipe import load_recipe
+    from dotkd.report import summarize
+    from dotkd.runs import find_runs
+
+    loaded = [load_recipe(recipe, overrides) for recipe in recipes]
+    with bars(len(loaded) * seeds) as shown:
+        failures = compare_recipes(loaded, seeds, output, on_run=shown.run, on_step=shown.step)
+    show_summary(summarize(find_runs(output)), output)
+    for failure in failures:
+        console.print(f"failed: {failure.arm}, seed {failure.seed}: {failure.reason}", markup=False)
+    if failures:
+        raise typer.Exit(FAILED)
+
+
+@app.command(epilog=_example("dotkd report comparison"))
+@ends_well
+def report(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Of a run or a comparison.")],
+) -> None:
+    """Write report.html from finished runs."""
+    from dotkd.cli.show import show_summary
+    from dotkd.report import summarize, write_report
+    from dotkd.runs import find_runs
+
+    write_report(folder)
+    show_summary(summarize(find_runs(folder)), folder)
+
+
+@app.command(epilog=_example("dotkd evaluate runs/dot"))
+@ends_well
+def evaluate(
+    run: RunPath,
+    root: Annotated[str, typer.Option(help="Where the data are; default: where they were in training.")] = "",
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda:N.")] = "auto",
+) -> None:
+    """Measure a student on the test images: top-1, top-5, negative log-likelihood."""
+    from dotkd.cli.show import show_quality
+    from dotkd.evaluate import evaluate_student
+
+    quality, images, recipe = evaluate_student(run, root=root, device=device)
+    show_quality(recipe.name, quality, images)
+
+
+@app.command(epilog=_example("dotkd export runs/dot --format onnx --output student.onnx"))
+@ends_well
+def export(
+    run: RunPath,
+    output: Annotated[Path, typer.Option("--output", "-o", help="File to write.")],
+    file_format: Annotated[
+        str, typer.Option("--format", "-f", help="safetensors, torch (torch.export) or onnx (extra 'onnx').")
+    ] = "safetensors",
+) -> None:
+    """Write a student for use elsewhere, and check that it gives the same logits."""
+    from dotkd.cli.show import console
+    from dotkd.export import export as export_student
+
+    difference = export_student(run, output, file_format)
+    console.print(f"{output}: logits equal to {difference:.1e} (relative)", highlight=False)
+
+
+recipes_app = typer.Typer(
+    help="List the shipped recipes, or show one in full.",
+    invoke_without_command=True,
+    rich_markup_mode="rich",
+    epilog=_example("dotkd recipes show quick/digits-kd-dot"),
+)
+app.add_typer(recipes_app, name="recipes")
+
+
+@recipes_app.callback()
+@ends_well
+def recipes(context: typer.Context) -> None:
+    """List the shipped recipes, or show one in full."""
+    if context.invoked_subcommand is None:
+        from dotkd.cli.show import show_recipes
+
+        show_recipes()
+
+
+@recipes_app.command(epilog=_example("dotkd recipes show quick/digits-kd-dot optimizer.delta=0.05"))
+@ends_well
+def show(
+    recipe: Annotated[
+        str, typer.Argument(metavar="RECIPE", help="TOML file, or the name of a shipped recipe.")
+    ],
+    overrides: Annotated[list[str] | None, typer.Argument(metavar="[TABLE.KEY=VALUE]...")] = None,
+) -> None:
+    """Print a recipe with all that it extends and all defaults: a file that can be trained as it is."""
+    from dotkd.recipe import load_recipe, recipe_text
+
+    print(recipe_text(load_recipe(recipe, overrides or [])), end="")

@@ -1,0 +1,155 @@
+"""What the verbs print: progress bars while something runs, tables when it is done."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from dotkd.report import Summary
+    from dotkd.train.evaluate import Quality
+
+console = Console()
+
+
+class Bars:
+    """A bar over the runs of a comparison, where there are several, and one over the steps of a run."""
+
+    def __init__(self, progress: Progress, runs: int) -> None:
+        self._progress = progress
+        self._all: TaskID | None = progress.add_task("runs", total=runs) if runs > 1 else None
+        self._run = progress.add_task("", total=None)
+        self._started = 0
+
+    def run(self, arm: str, seed: int) -> None:
+        """Show that a run begins."""
+        if self._all is not None:
+            self._progress.update(self._all, completed=self._started)
+        self._started += 1
+        self._progress.update(self._run, description=f"{arm}, seed {seed}", completed=0)
+
+    def step(self, done: int, total: int) -> None:
+        """Show how far the current run is."""
+        self._progress.update(self._run, completed=done, total=total)
+
+    def end(self) -> None:
+        """Show that all is done."""
+        if self._all is not None:
+            self._progress.update(self._all, completed=self._started)
+
+
+@contextmanager
+def bars(runs: int = 1) -> Iterator[Bars]:
+    """Show progress while the block runs; on a terminal only, so that logs stay short.
+
+    Args:
+        runs: How many runs there are.
+
+    Yields:
+        What to call.
+    """
+    columns = (
+        TextColumn("{task.description:<24}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(elapsed_when_finished=True),
+    )
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        shown = Bars(progress, runs)
+        yield shown
+        shown.end()
+
+
+def show_epoch(metrics: dict[str, Any]) -> None:
+    """Print an epoch on one line."""
+    parts = [f"epoch {metrics['epoch']:>3}", f"task {metrics['train_task_loss']:.4f}"]
+    if metrics["train_distill_loss"] is not None:
+        parts.append(f"distill {metrics['train_distill_loss']:.4f}")
+        cosine = metrics["gradient_cosine"]
+        parts.append("cosine    -  " if cosine is None else f"cosine {cosine:+.3f}")
+    if metrics["validation_accuracy"] is not None:
+        parts.append(f"validation {100 * metrics['validation_accuracy']:.2f} %")
+    parts.append(f"{metrics['seconds']:.1f} s")
+    console.print("  ".join(parts), highlight=False)
+
+
+def show_results(results: dict[str, Any]) -> None:
+    """Print what a run came to."""
+    table = Table(title=f"{results['name']}, seed {results['seed']}")
+    for column in ("", "epoch", "test accuracy", "test loss", "validation accuracy"):
+        table.add_column(column, justify="right" if column else "left")
+    for label in ("last", "best"):
+        row = results[label]
+        if row is not None:
+            found = row["validation_accuracy"]
+            table.add_row(
+                f"{label} epoch",
+                str(row["epoch"]),
+                f"{100 * row['test_accuracy']:.2f} %",
+                f"{row['test_loss']:.4f}",
+                "-" if found is None else f"{100 * found:.2f} %",
+            )
+    console.print(table)
+
+
+def show_quality(name: str, quality: "Quality", images: int) -> None:
+    """Print what an evaluation found."""
+    table = Table(title=f"{name}: {images} test images")
+    for column in ("top-1", "top-5", "NLL"):
+        table.add_column(column, justify="right")
+    table.add_row(f"{100 * quality.accuracy:.2f} %", f"{100 * quality.top5:.2f} %", f"{quality.loss:.4f}")
+    console.print(table)
+
+
+def show_summary(summary: "Summary", folder: Path) -> None:
+    """Print the table of a comparison, what it says, and where the rest is."""
+    from dotkd.report.text import paragraph
+
+    table = Table(title="test accuracy after the last epoch")
+    for column in ("arm", "seeds", "mean", "standard error", f"difference to {summary.baseline}"):
+        table.add_column(column, justify="left" if column == "arm" else "right")
+    differences = {difference.arm: difference for difference in summary.to_baseline}
+    for arm in summary.arms:
+        found = differences.get(arm.name)
+        interval = (
+            "" if found is None or found.low is None else f" [{_points(found.low)}, {_points(found.high)}]"
+        )
+        table.add_row(
+            arm.name,
+            str(arm.test.n),
+            f"{100 * arm.test.mean:.2f} %",
+            "-" if arm.test.error is None else f"{100 * arm.test.error:.2f}",
+            "-" if found is None or found.mean is None else _points(found.mean) + interval,
+        )
+    console.print(table)
+    console.print(paragraph(summary), highlight=False, markup=False)
+    console.print(f"{folder / 'report.html'}", highlight=False)
+
+
+def _points(share: float | None) -> str:
+    return "-" if share is None else f"{100 * share:+.2f}"
+
+
+def show_recipes() -> None:
+    """Print the shipped recipes with what they are about."""
+    from dotkd.recipe import load_recipe, recipe_names
+
+    table = Table()
+    for column in ("recipe", "arm", "data", "student", "method", "optimizer", "epochs"):
+        table.add_column(column)
+    for name in recipe_names():
+        recipe = load_recipe(name)
+        table.add_row(
+            name,
+            recipe.name,
+            recipe.data.name,
+            recipe.student.model,
+            recipe.method["name"] if recipe.method else "-",
+            recipe.optimizer.name,
+            str(recipe.schedule.epochs),
+        )
+    console.print(table)

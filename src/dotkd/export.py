@@ -1,0 +1,109 @@
+"""``export``: a student for use elsewhere, each format read back and checked against the student itself."""
+
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dotkd.build import load_student, save_student
+from dotkd.data import data_facts
+from dotkd.errors import BadInput, RunFailed
+from dotkd.recipe import Recipe
+from dotkd.runs import write_atomically
+
+FORMATS = ("safetensors", "torch", "onnx")
+
+
+def export(source: Path, target: Path, file_format: str) -> float:
+    """Write a student in another format and compare the logits of what was written.
+
+    The check runs on random images in a batch of another size than the export saw.
+
+    Args:
+        source: ``student.safetensors``, or the folder of a finished run.
+        target: The file to write.
+        file_format: ``"safetensors"``: weights, with the recipe in the metadata. ``"torch"``: a program of
+            ``torch.export``, which needs neither this package nor the model's code. ``"onnx"``: the extra
+            ``onnx``. Both programs take images [B, C, H, W] in [0, 1] for any B and return logits.
+
+    Returns:
+        The largest difference of a logit, relative to the largest logit.
+
+    Raises:
+        BadInput: Unknown format, no such student, or a library is missing.
+        RunFailed: The logits differ by more than 1e-4; nothing was written.
+    """
+    if file_format not in FORMATS:
+        raise BadInput(f"unknown format {file_format!r} (known: {', '.join(FORMATS)})")
+    student, recipe = load_student(source)
+    facts = data_facts(recipe.data.name)
+    shape = (5, facts.channels, facts.height, facts.width)
+    images = torch.rand(shape, generator=torch.Generator().manual_seed(0))
+    differences: list[float] = []
+
+    def write(path: Path) -> None:
+        written = _WRITERS[file_format](student, recipe, images[:2], path)
+        with torch.no_grad():
+            ours, theirs = student(images), written(images)
+        differences.append(float((ours - theirs).abs().max() / ours.abs().max()))
+        if not differences[0] <= 1e-4:
+            raise RunFailed(f"{target}: not written, its logits differ by {differences[0]:.1e} (relative)")
+
+    write_atomically(target, write)
+    return differences[0]
+
+
+Logits = Callable[[Tensor], Tensor]
+
+
+def _safetensors(student: nn.Module, recipe: Recipe, _images: Tensor, path: Path) -> Logits:
+    save_student(student, recipe, path)
+    return load_student(path)[0]
+
+
+def _torch(student: nn.Module, _recipe: Recipe, images: Tensor, path: Path) -> Logits:
+    batch = {0: torch.export.Dim("batch")}
+    program = torch.export.export(student, (images,), dynamic_shapes=(batch,))
+    with path.open("wb") as file:  # by its name torch would want an ending of its own
+        torch.export.save(program, file)
+    with path.open("rb") as file:
+        module: Logits = torch.export.load(file).module()
+    return module
+
+
+def _onnx(student: nn.Module, _recipe: Recipe, images: Tensor, path: Path) -> Logits:
+    try:
+        import onnx
+        import onnxscript  # noqa: F401 (torch.onnx needs it)
+        from onnx.reference import ReferenceEvaluator
+    except ImportError:
+        raise BadInput("format 'onnx' needs the extra 'onnx': pip install 'dotkd[onnx]'") from None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the exporter warns of its own parts
+        program: Any = torch.onnx.export(
+            student,
+            (images,),
+            input_names=["images"],
+            output_names=["logits"],
+            dynamic_shapes=({0: torch.export.Dim("batch")},),
+            dynamo=True,
+            verbose=False,
+        )
+    onnx.save(program.model_proto, str(path))
+    session = ReferenceEvaluator(str(path))
+
+    def run(batch: Tensor) -> Tensor:
+        outputs: Any = session.run(None, {"images": batch.numpy()})
+        return torch.from_numpy(outputs[0])
+
+    return run
+
+
+_WRITERS: dict[str, Callable[[nn.Module, Recipe, Tensor, Path], Logits]] = {
+    "safetensors": _safetensors,
+    "torch": _torch,
+    "onnx": _onnx,
+}

@@ -1,0 +1,46 @@
+"""What every model of the zoo is: images in [0, 1] in, logits out, normalised by the model itself."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+
+class ImageModel(nn.Module):
+    """A classifier that knows the mean and standard deviation it was trained with.
+
+    Student and teacher may have been trained with different ones, so a batch carries plain images and
+    each model normalises them: ``(images - mean) / std`` per channel. The two are settings, not weights:
+    ``state_dict`` does not hold them.
+
+    Args:
+        mean: Mean of each channel, or none for 0.
+        std: Standard deviation of each channel, > 0, or none for 1.
+
+    Raises:
+        ValueError: The two differ in length, or a deviation is not positive.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, mean: Sequence[float] = (), std: Sequence[float] = ()) -> None:
+        super().__init__()
+        if len(mean) != len(std) or any(not value > 0 for value in std):
+            raise ValueError(
+                f"mean and std must have one number for each channel, std > 0, got {list(mean)} and "
+                f"{list(std)}"
+            )
+        for name, values in (("mean", mean), ("std", std)):
+            self.register_buffer(name, torch.tensor(values).reshape(-1, 1, 1), persistent=False)
+
+    def normalize(self, images: Tensor) -> Tensor:
+        """Normalise a batch.
+
+        Args:
+            images: [B, C, H, W], in [0, 1].
+
+        Returns:
+            The same shape; the images as they are where no mean was given.
+        """
+        return (images - self.mean) / self.std if self.mean.numel() else images

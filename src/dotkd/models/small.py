@@ -1,0 +1,80 @@
+"""Small networks for a CPU: for the quick recipes, the demo and the tests.
+
+Names end in the width: ``small/mlp32`` has 32 hidden units, ``small/cnn16`` starts with 16 channels.
+"""
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+from torch import Tensor, nn
+
+from dotkd.models.base import ImageModel
+
+
+class MLP(ImageModel):
+    """One hidden layer: ``logits = W2 relu(W1 flatten(x) + b1) + b2``.
+
+    Args:
+        width: Hidden units.
+        num_classes: Logits.
+        image_shape: (C, H, W) of the images.
+        mean: Mean of each channel.
+        std: Standard deviation of each channel.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        num_classes: int,
+        image_shape: tuple[int, int, int],
+        mean: Sequence[float] = (),
+        std: Sequence[float] = (),
+    ) -> None:
+        super().__init__(mean, std)
+        channels, height, columns = image_shape
+        self.hidden = nn.Linear(channels * height * columns, width)
+        self.fc = nn.Linear(width, num_classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Compute logits [B, num_classes] of images [B, C, H, W]."""
+        logits: Tensor = self.fc(self.hidden(self.normalize(images).flatten(1)).relu())
+        return logits
+
+
+class CNN(ImageModel):
+    """Three stages of 3x3 convolution, batch norm and ReLU, each of twice the width at half the size.
+
+    Args:
+        width: Channels of the first stage.
+        num_classes: Logits.
+        image_shape: (C, H, W) of the images; any height and width.
+        mean: Mean of each channel.
+        std: Standard deviation of each channel.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        num_classes: int,
+        image_shape: tuple[int, int, int],
+        mean: Sequence[float] = (),
+        std: Sequence[float] = (),
+    ) -> None:
+        super().__init__(mean, std)
+        widths = (image_shape[0], width, 2 * width, 4 * width)
+        self.stages = nn.Sequential(
+            *(
+                nn.Sequential(
+                    nn.Conv2d(before, after, 3, stride=1 if i == 0 else 2, padding=1, bias=False),
+                    nn.BatchNorm2d(after),
+                    nn.ReLU(),
+                )
+                for i, (before, after) in enumerate(pairwise(widths))
+            )
+        )
+        self.fc = nn.Linear(widths[-1], num_classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Compute logits [B, num_classes] of images [B, C, H, W]."""
+        logits: Tensor = self.fc(self.stages(self.normalize(images)).mean(dim=(2, 3)))
+        return logits

@@ -1,0 +1,152 @@
+"""From files and command line to a :class:`Recipe`, and back to TOML.
+
+A recipe may say ``extends = "other.toml"``: the other file is read first, then its tables are overlaid key
+by key. Paths in a file are relative to that file, paths in an override to the working directory.
+"""
+
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+from pydantic import ValidationError
+
+from dotkd.errors import BadInput
+from dotkd.recipe.messages import lines
+from dotkd.recipe.shipped import find_recipe, shipped_name
+from dotkd.recipe.types import Recipe, tables
+
+_ONE_OF = ("recipe", "checkpoint")  # of a teacher: the later one wins
+_PATHS = (("data", "root"), ("teacher", "recipe"), ("teacher", "checkpoint"), ("student", "checkpoint"))
+
+
+def load_recipe(recipe: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read, complete and check a recipe.
+
+    Args:
+        recipe: A TOML file, or the name of a shipped recipe such as ``quick/digits-kd``.
+        overrides: ``table.key=value`` strings, checked like the file; values are TOML, and what is no
+            TOML is a string.
+
+    Returns:
+        The recipe, complete.
+
+    Raises:
+        BadInput: The file is missing or not TOML, or something in it is wrong.
+
+    Example:
+        >>> load_recipe("quick/digits-kd-dot", ["optimizer.delta=0.05"]).optimizer.delta
+        0.05
+    """
+    path = find_recipe(recipe)
+    raw = _read(path)
+    for override in overrides:
+        raw = _overlaid(raw, _parse(override))
+    return make_recipe(raw, str(recipe))
+
+
+def make_recipe(raw: dict[str, Any], source: str) -> Recipe:
+    """Check the content of a recipe.
+
+    Args:
+        raw: Tables, as ``tomllib`` reads them.
+        source: What the content comes from, for error texts.
+
+    Returns:
+        The recipe, complete.
+
+    Raises:
+        BadInput: Something in it is wrong.
+    """
+    try:
+        return Recipe.model_validate(raw)
+    except ValidationError as error:
+        known = {place: list(table.model_fields) for place, table in tables().items()}
+        raise BadInput("\n".join(f"{source}: {line}" for line in lines(error, known))) from None
+
+
+def parse_recipe(text: str, source: str) -> Recipe:
+    """Read a resolved recipe, as :func:`recipe_text` wrote it.
+
+    Args:
+        text: TOML.
+        source: What it comes from, for error texts.
+
+    Returns:
+        The recipe.
+
+    Raises:
+        BadInput: The text is no TOML or no recipe.
+    """
+    try:
+        return make_recipe(tomllib.loads(text), source)
+    except tomllib.TOMLDecodeError as error:
+        raise BadInput(f"{source}: not valid TOML: {error}") from None
+
+
+def recipe_text(recipe: Recipe) -> str:
+    """Write a recipe with all its defaults.
+
+    Args:
+        recipe: The recipe.
+
+    Returns:
+        TOML that :func:`parse_recipe` reads.
+    """
+    return tomli_w.dumps(recipe.model_dump(exclude_none=True))
+
+
+def _read(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """Read a file and those that it extends, its paths made independent of where it stands."""
+    if path in above:
+        raise BadInput(f"{path}: extends itself, by way of {' -> '.join(p.name for p in above)}")
+    try:
+        raw = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise BadInput(f"{path}: not valid TOML: {error}") from None
+    except OSError as error:
+        raise BadInput(f"{path}: cannot be read: {error.strerror}") from None
+    base = raw.pop("extends", None)
+    for table, key in _PATHS:
+        if isinstance(raw.get(table), dict) and key in raw[table]:
+            raw[table][key] = _anchored(raw[table][key], path.parent)
+    if base is None:
+        return raw
+    if not isinstance(base, str):
+        raise BadInput(f"{path}: extends must be the path of one other recipe, got {base!r}")
+    return _overlaid(_read(find_recipe(base, path.parent), (*above, path)), raw)
+
+
+def _overlaid(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(below)
+    for key, value in above.items():
+        if isinstance(value, dict) and isinstance(below.get(key), dict):
+            given_anew = key == "teacher" and any(word in value for word in _ONE_OF)
+            kept = {k: v for k, v in below[key].items() if not (given_anew and k in _ONE_OF)}
+            merged[key] = {**kept, **value}
+        else:
+            merged[key] = value
+    return merged
+
+
+def _anchored(value: Any, folder: Path) -> Any:
+    """Make a path independent of the folder it was written for; a name that is no path stays a name."""
+    if not isinstance(value, str) or not value:
+        return value
+    path = folder / value
+    return (shipped_name(path) or str(path.resolve())) if path.exists() else value
+
+
+def _parse(override: str) -> dict[str, Any]:
+    key, equals, text = override.partition("=")
+    *table, last = key.strip().split(".")
+    if not equals or len(table) > 1 or not all((*table, last)):
+        raise BadInput(f"{override!r} is no override: write table.key=value, such as optimizer.lr=0.1")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text
+    if (*table, last) in _PATHS:
+        value = _anchored(value, Path.cwd())
+    return {table[0]: {last: value}} if table else {last: value}

@@ -1,0 +1,67 @@
+"""What a user reads about a wrong recipe: one line for each mistake, with the nearest valid word."""
+
+from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
+
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+
+Known = Mapping[tuple[str, ...], Iterable[str]]
+"""The valid keys of each table, by its place: ``("optimizer", "dot")`` for a variant, ``()`` for the file."""
+
+UNIONS = ("optimizer", "schedule")  # pydantic names the chosen variant in the place of an error
+
+
+def lines(error: ValidationError, known: Known, prefix: tuple[str, ...] = ()) -> list[str]:
+    """Turn pydantic's errors into lines.
+
+    Args:
+        error: What pydantic raised.
+        known: The valid keys of each table that it looked at.
+        prefix: Where the outermost of these stands in the file.
+
+    Returns:
+        A line for each mistake: ``table.key: what is wrong, what would be right``.
+    """
+    return [_line(detail, known, prefix) for detail in error.errors()]
+
+
+def _line(detail: ErrorDetails, known: Known, prefix: tuple[str, ...]) -> str:
+    place = tuple(str(part) for part in detail["loc"])
+    variant = place[1] if len(place) > 1 and place[0] in UNIONS else ""
+    where = ".".join([*prefix, *(part for i, part in enumerate(place) if not (variant and i == 1))])
+    kind, given, context = detail["type"], detail["input"], detail.get("ctx", {})
+    if kind == "extra_forbidden":
+        of = f" of {place[0]} {variant!r}" if variant else ""
+        return f"{where}: unknown key{of}{_choice(place[-1], known[place[:-1]])}"
+    if kind == "missing":
+        return f"{where}: missing, and it has no default"
+    if kind == "union_tag_not_found":
+        return f"{where}.name: missing, which {where} is it?{_choice('', _tags(known, place[0]))}"
+    if kind == "union_tag_invalid":
+        hint = _choice(context["tag"], _tags(known, place[0]))
+        return f"{where}.name: unknown {where} {context['tag']!r}{hint}"
+    if kind == "literal_error":
+        words = [word.strip().strip("'") for word in context["expected"].replace(" or ", ",").split(",")]
+        return f"{where}: unknown value {given!r}{_choice(str(given), words)}"
+    if kind == "value_error":
+        text = str(context["error"])
+        return text if text.startswith(where) else f"{where}: {text}"
+    if kind == "model_type":
+        return f"{where}: must be a table, got {given!r}"
+    return f"{where}: {_said(detail['msg'])}, got {given!r}"
+
+
+def _said(message: str) -> str:
+    return message.replace("Input should be a valid", "must be a").replace("Input should", "must")
+
+
+def _tags(known: Known, union: str) -> list[str]:
+    return [place[1] for place in known if len(place) > 1 and place[0] == union]
+
+
+def _choice(word: str, valid: Iterable[str]) -> str:
+    names = list(valid)
+    close = get_close_matches(word, names, n=1)
+    hint = f"; did you mean {close[0]!r}?" if close else ""
+    return f"{hint} (known: {', '.join(names)})"

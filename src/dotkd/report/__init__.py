@@ -1,0 +1,10 @@
+"""What a set of finished runs says: statistics, a paragraph that claims no more, figures, one page.
+
+``statistics`` turns runs into numbers, ``text`` the numbers into sentences, ``figures`` the runs into
+SVG; ``page`` puts them on one self-contained page. Nothing here trains or reads a data set.
+"""
+
+from dotkd.report.page import render, write_report
+from dotkd.report.statistics import Summary, summarize
+
+__all__ = ["Summary", "render", "summarize", "write_report"]

@@ -1,0 +1,179 @@
+"""The run folder: the names of its files, how they are written, and how they are read back.
+
+Everything that a report shows is read from here. Each file is written beside its place and renamed, so that
+a killed process leaves the old file or the new one, never half of one; the metrics grow by a line an epoch.
+
+A run folder holds ``recipe.toml`` (resolved), ``environment.json``, ``metrics.jsonl``,
+``checkpoints/{last,best}.pt``, and at the end ``student.safetensors`` and ``results.json``.
+"""
+
+import json
+import os
+import tomllib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dotkd.errors import BadInput
+
+RECIPE, ENVIRONMENT, METRICS, RESULTS = "recipe.toml", "environment.json", "metrics.jsonl", "results.json"
+STUDENT, LAST, BEST = "student.safetensors", "checkpoints/last.pt", "checkpoints/best.pt"
+TEACHERS = ("teacher", "teachers")
+"""Folders, inside the folder of a run or a comparison, whose runs are teachers."""
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """A finished run, as its folder tells it.
+
+    Attributes:
+        path: The folder.
+        name: The recipe's name: the arm of a comparison.
+        seed: The seed of the run.
+        is_teacher: Whether it was trained to teach others of the same comparison.
+        recipe: The resolved recipe, parsed.
+        recipe_text: Its text.
+        metrics: A dict for each epoch.
+        results: What came out.
+        environment: Versions and hardware.
+    """
+
+    path: Path
+    name: str
+    seed: int
+    is_teacher: bool
+    recipe: dict[str, Any]
+    recipe_text: str
+    metrics: list[dict[str, Any]]
+    results: dict[str, Any]
+    environment: dict[str, Any]
+
+
+def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
+    """Make a file whole or not at all.
+
+    Args:
+        path: The file; its folder is made.
+        write: Writes to the path that it is given, in the same folder.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        write(beside)
+        Path(beside).replace(path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file, whole or not at all."""
+
+    def write(beside: Path) -> None:
+        beside.write_text(text, encoding="utf-8")
+
+    write_atomically(path, write)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write a JSON file, whole or not at all; numbers that are not finite are an error."""
+    write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
+
+
+def append_metrics(folder: Path, line: dict[str, Any]) -> None:
+    """Add an epoch to the metrics of a run."""
+    with (folder / METRICS).open("a", encoding="utf-8") as file:
+        file.write(json.dumps(line, allow_nan=False) + "\n")
+
+
+def truncate_metrics(folder: Path, epochs: int) -> None:
+    """Keep the first epochs of the metrics: what a killed run wrote after its checkpoint goes.
+
+    Args:
+        folder: The run folder.
+        epochs: How many lines to keep.
+
+    Raises:
+        BadInput: There are fewer.
+    """
+    path = folder / METRICS
+    text = path.read_text(encoding="utf-8") if path.exists() else ""
+    kept = text.splitlines(keepends=True)[:epochs]
+    if len(kept) < epochs:
+        raise BadInput(f"{path}: {len(kept)} epochs, but the checkpoint was written after {epochs}")
+    write_text(path, "".join(kept))
+
+
+def read_metrics(folder: Path) -> list[dict[str, Any]]:
+    """Read the metrics of a run, finished or not.
+
+    Args:
+        folder: The run folder.
+
+    Returns:
+        A dict for each epoch.
+
+    Raises:
+        BadInput: The file is missing or broken.
+    """
+    lines = _read(folder / METRICS, lambda text: [json.loads(line) for line in text.splitlines()])
+    return list(lines)
+
+
+def is_finished(folder: Path) -> bool:
+    """Say whether a run has come to its end."""
+    return (folder / RESULTS).is_file() and (folder / STUDENT).is_file()
+
+
+def read_run(folder: Path, *, is_teacher: bool = False) -> RunRecord:
+    """Read a finished run.
+
+    Args:
+        folder: The run folder.
+        is_teacher: Whether it was trained to teach others.
+
+    Returns:
+        What it holds.
+
+    Raises:
+        BadInput: A file is missing or broken; the message names it.
+    """
+    text = _read(folder / RECIPE, str)
+    recipe = _read(folder / RECIPE, tomllib.loads)
+    metrics = read_metrics(folder)
+    results, environment = _read(folder / RESULTS, json.loads), _read(folder / ENVIRONMENT, json.loads)
+    try:
+        name, seed = str(recipe["name"]), int(recipe["run"]["seed"])
+    except (KeyError, TypeError, ValueError):
+        raise BadInput(f"{folder / RECIPE}: not the recipe of a run: it lacks a name or a seed") from None
+    return RunRecord(folder, name, seed, is_teacher, recipe, text, metrics, results, environment)
+
+
+def find_runs(folder: Path) -> list[RunRecord]:
+    """Read all finished runs in a folder or below it.
+
+    Args:
+        folder: A run folder, or the folder of a comparison.
+
+    Returns:
+        The runs in the order of their paths; empty if there is none.
+
+    Raises:
+        BadInput: The folder does not exist, or a run in it is broken.
+    """
+    if not folder.is_dir():
+        raise BadInput(f"no folder {str(folder)!r}")
+    found = sorted(path.parent for path in folder.rglob(STUDENT) if is_finished(path.parent))
+    return [
+        read_run(path, is_teacher=any(part in TEACHERS for part in path.relative_to(folder).parts))
+        for path in found
+    ]
+
+
+def _read(path: Path, parse: Callable[[str], Any]) -> Any:
+    try:
+        return parse(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise BadInput(f"{path}: cannot be read: {error.strerror}") from None
+    except ValueError as error:  # JSON, TOML and UTF-8 errors are ValueErrors
+        raise BadInput(f"{path}: broken: {error}") from None

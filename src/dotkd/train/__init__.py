@@ -1,0 +1,1 @@
+"""Training: one loop for teachers, plain students and students under any optimizer."""

@@ -1,0 +1,143 @@
+"""One epoch: the steps, and the numbers that are read from the device when it is over."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dotkd.analysis import gradient_conflict
+from dotkd.data import Batch
+from dotkd.data.randomness import random_stream
+from dotkd.distiller import Distiller
+from dotkd.errors import RunFailed
+from dotkd.optim import DOT
+from dotkd.train.evaluate import autocast, evaluate, in_evaluation_mode
+from dotkd.train.objective import clip, differentiate
+from dotkd.train.schedule import lr_factor
+from dotkd.train.session import Session
+
+OnStep = Callable[[int, int], None]
+
+_PROBE = 256  # images
+
+
+def train_epoch(session: Session, on_step: OnStep | None = None) -> dict[str, Any]:
+    """Go once through the training images.
+
+    Args:
+        session: The run; its student, optimizer and streams move on.
+        on_step: Called after each step with the steps done and the steps of the run.
+
+    Returns:
+        Means over the images of the epoch: ``train_task_loss`` and ``train_distill_loss`` as the method
+        defines them, the same ``weighted`` as they were differentiated, ``train_accuracy``; and the
+        learning rate of the last step.
+
+    Raises:
+        RunFailed: A loss was not finite.
+    """
+    recipe, data = session.recipe, session.data.train
+    steps = math.ceil(len(data) / recipe.data.batch_size)
+    session.objective.train()
+    rows: list[Tensor] = []
+    for step, batch in enumerate(
+        data.batches(recipe.data.batch_size, generator=session.order, augment=session.augment)
+    ):
+        time = session.epoch + (step + 0.5) / steps
+        for group in session.optimizer.param_groups:
+            group["lr"] = recipe.optimizer.lr * lr_factor(recipe.schedule, time)
+        rows.append(_step(session, batch, time / recipe.schedule.epochs))
+        if on_step is not None:
+            on_step(session.epoch * steps + step + 1, recipe.schedule.epochs * steps)
+    # The one place where the device is waited for.
+    table = torch.stack(rows).double().cpu()
+    _refuse_nonfinite(table, session.epoch * steps)
+    means = ((table[:, :5] * table[:, 5:]).sum(dim=0) / table[:, 5].sum()).tolist()
+    distills = isinstance(session.objective, Distiller)
+    return {
+        "lr": session.optimizer.param_groups[0]["lr"],
+        "train_task_loss": means[0],
+        "train_distill_loss": means[1] if distills else None,
+        "train_weighted_task_loss": means[2],
+        "train_weighted_distill_loss": means[3] if distills else None,
+        "train_accuracy": means[4],
+    }
+
+
+def _step(session: Session, batch: Batch, progress: float) -> Tensor:
+    """Update the student once; return the batch's numbers and its size, still on the device."""
+    with autocast(session.device, session.recipe.run.precision):
+        losses = session.objective(batch.images, batch.labels, index=batch.index, progress=progress)
+    differentiate(session.optimizer, losses)
+    clip(session.optimizer, session.params, session.recipe.optimizer.clip_grad_norm)
+    session.optimizer.step()
+    session.optimizer.zero_grad()
+    none = losses.raw_task.new_zeros(())
+    correct = (losses.logits.detach().argmax(dim=1) == batch.labels).float().mean()
+    distill = none if losses.distill is None else losses.distill.detach()
+    raw_distill = none if losses.raw_distill is None else losses.raw_distill
+    size = none + len(batch)
+    return torch.stack([losses.raw_task, raw_distill, losses.task.detach(), distill, correct, size])
+
+
+def _refuse_nonfinite(table: Tensor, steps_before: int) -> None:
+    bad = (~table.isfinite().all(dim=1)).nonzero().flatten().tolist()
+    if bad:
+        task, distill = table[bad[0], :2].tolist()
+        raise RunFailed(
+            f"step {steps_before + bad[0] + 1}: task loss {task:.4g}, distillation loss {distill:.4g}: the "
+            "run has diverged. Its last good checkpoint stays. Try a lower optimizer.lr, a schedule.warmup, or "
+            "optimizer.clip_grad_norm"
+        )
+
+
+def judge_epoch(session: Session) -> dict[str, Any]:
+    """Measure the student after an epoch.
+
+    The cosine and the ratio of the two gradients are those of one fixed batch, drawn by the data's seed, in
+    evaluation mode: the same question for all arms, with or without DOT.
+
+    Args:
+        session: The run; nothing in it moves.
+
+    Returns:
+        ``validation_accuracy``, ``validation_loss``, the momentum of each gradient, ``gradient_cosine`` and
+        ``gradient_norm_ratio`` = |task| / |distillation|; None for what there is not.
+    """
+    recipe, validation = session.recipe, session.data.validation
+    student = session.objective.student
+    quality = None if validation is None else evaluate(student, validation, precision=recipe.run.precision)
+    group = session.optimizer.param_groups[0]
+    delta = group["delta"] if isinstance(session.optimizer, DOT) else 0.0
+    distills = isinstance(session.objective, Distiller)
+    cosine, ratio = _probe(session) if distills else (None, None)
+    return {
+        "validation_accuracy": quality.accuracy if quality else None,
+        "validation_loss": _finite(quality.loss) if quality else None,
+        "task_momentum": group["momentum"] - delta,
+        "distill_momentum": group["momentum"] + delta if distills else None,
+        "gradient_cosine": cosine,
+        "gradient_norm_ratio": ratio,
+    }
+
+
+def _probe(session: Session) -> tuple[float | None, float | None]:
+    data = session.data.train
+    stream = random_stream(session.recipe.data.seed, "data.probe")
+    batch = data.batch(torch.randperm(len(data), generator=stream)[:_PROBE])
+    progress = session.epoch / session.recipe.schedule.epochs
+
+    def loss(name: str) -> Tensor:
+        losses = session.objective(batch.images, batch.labels, index=batch.index, progress=progress)
+        value: Tensor = getattr(losses, name)
+        return value
+
+    with in_evaluation_mode(session.objective):
+        found = gradient_conflict(lambda: loss("task"), lambda: loss("distill"), session.params)
+    return _finite(found.cosine), _finite(found.norm_ratio)
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None

@@ -1,0 +1,76 @@
+"""How good a network is on a data set: accuracy and loss, read without touching it."""
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import NamedTuple
+
+import torch
+from torch import nn
+from torch.nn.functional import cross_entropy
+
+from dotkd.data import ImageData
+
+
+class Quality(NamedTuple):
+    """What :func:`evaluate` found.
+
+    Attributes:
+        accuracy: Share of images whose class has the highest logit.
+        top5: Share whose class is among the five highest; with fewer than five classes, 1.
+        loss: Mean cross entropy with the true class, in nats: the negative log-likelihood.
+    """
+
+    accuracy: float
+    top5: float
+    loss: float
+
+
+@torch.no_grad()
+def evaluate(model: nn.Module, data: ImageData, *, batch_size: int = 512, precision: str = "fp32") -> Quality:
+    """Measure a classifier.
+
+    Args:
+        model: Maps images to logits; in evaluation mode while it is measured, then as it was.
+        data: Images and true labels, on the device of the model.
+        batch_size: Images at a time.
+        precision: ``"fp32"`` or ``"bf16"``, which is autocast.
+
+    Returns:
+        The three numbers; they are read from the device once, at the end.
+
+    Example:
+        >>> digits = ImageData(torch.zeros(4, 1, 2, 2, dtype=torch.uint8), torch.arange(4), tuple("abcd"))
+        >>> evaluate(nn.Sequential(nn.Flatten(), nn.Linear(4, 4)), digits).accuracy
+        0.25
+    """
+    device = data.pixels.device
+    sums = torch.zeros(3, dtype=torch.float64, device=device)
+    with in_evaluation_mode(model):
+        for batch in data.batches(batch_size):
+            with autocast(device, precision):
+                logits = model(batch.images)
+            logits = logits.float()
+            highest = logits.topk(min(5, logits.shape[1])).indices == batch.labels[:, None]
+            loss = cross_entropy(logits, batch.labels, reduction="sum")
+            sums += torch.stack([highest[:, 0].sum().double(), highest.sum().double(), loss.double()])
+    accuracy, top5, loss_sum = (sums / len(data)).tolist()
+    return Quality(accuracy, top5, loss_sum)
+
+
+class in_evaluation_mode:  # noqa: N801 (a context manager reads like a phrase)
+    """Put a module into evaluation mode and, at the end, each of its modules back as it was."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self._modes = [(part, part.training) for part in module.modules()]
+
+    def __enter__(self) -> None:
+        for part, _ in self._modes:
+            part.training = False
+
+    def __exit__(self, *_: object) -> None:
+        for part, training in self._modes:
+            part.training = training
+
+
+def autocast(device: torch.device, precision: str) -> AbstractContextManager[object]:
+    """Return the context in which networks run: bfloat16 autocast, or nothing."""
+    return torch.autocast(device.type, dtype=torch.bfloat16) if precision == "bf16" else nullcontext()

@@ -1,0 +1,153 @@
+"""The loop: from a recipe to a finished run folder, in plain steps, stopped and resumed at any epoch.
+
+The same loop trains teachers, plain students and students under any optimizer. What it writes is in
+:mod:`dotkd.runs`; what changes from step to step is in :mod:`dotkd.train.session`.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dotkd import runs
+from dotkd.build import load_student, save_student
+from dotkd.errors import BadInput
+from dotkd.recipe import Recipe, recipe_text
+from dotkd.train.environment import environment
+from dotkd.train.epoch import OnStep, judge_epoch, train_epoch
+from dotkd.train.evaluate import evaluate
+from dotkd.train.session import Session, read_checkpoint, restore, save, start
+
+OnEpoch = Callable[[dict[str, Any]], None]
+
+
+def train(
+    recipe: Recipe,
+    folder: Path,
+    *,
+    teacher: Path | None = None,
+    resume: bool = False,
+    on_epoch: Sequence[OnEpoch] = (),
+    on_step: OnStep | None = None,
+) -> dict[str, Any]:
+    """Train the student of a recipe.
+
+    Args:
+        recipe: The recipe.
+        folder: The run folder; must not hold a run yet.
+        teacher: The teacher's ``student.safetensors``; None: the recipe's ``teacher.checkpoint``, or no
+            teacher at all.
+        resume: Go on where an earlier run of the same recipe in this folder stopped; a finished run is
+            left as it is, and an empty folder starts a new run.
+        on_epoch: Called with the metrics of each epoch, after they were written.
+        on_step: Called after each step with the steps done and the steps of the run.
+
+    Returns:
+        What ``results.json`` holds: ``last`` and ``best`` with test and validation numbers, ``parameters``
+        and ``seconds``.
+
+    Raises:
+        BadInput: The folder holds a run already, or another recipe's.
+        RunFailed: A loss was not finite; the last good checkpoint stays.
+    """
+    check_folder(recipe, folder, resume=resume)
+    if resume and runs.is_finished(folder):
+        return runs.read_run(folder).results
+    threads = torch.get_num_threads()
+    with torch.random.fork_rng():
+        try:
+            torch.set_num_threads(recipe.run.threads or threads)
+            return _train(recipe, folder, teacher, on_epoch, on_step)
+        finally:
+            torch.set_num_threads(threads)
+
+
+def check_folder(recipe: Recipe, folder: Path, *, resume: bool) -> None:
+    """Refuse to write a run over another one.
+
+    Args:
+        recipe: What is to be trained.
+        folder: Where.
+        resume: Whether an earlier run of the same recipe is welcome.
+
+    Raises:
+        BadInput: The folder is a file, or holds a run that is not welcome.
+    """
+    stored = folder / runs.RECIPE
+    if folder.exists() and not folder.is_dir():
+        raise BadInput(f"--output {folder}: is a file, a folder is wanted")
+    if not stored.exists():
+        return
+    if not resume:
+        raise BadInput(f"{folder} holds a run already: give another --output, or --resume to go on with it")
+    if stored.read_text(encoding="utf-8") != recipe_text(recipe):
+        raise BadInput(f"{folder} holds a run of another recipe (see {stored}): give another --output")
+
+
+def _train(
+    recipe: Recipe,
+    folder: Path,
+    teacher: Path | None,
+    on_epoch: Sequence[OnEpoch],
+    on_step: OnStep | None,
+) -> dict[str, Any]:
+    if teacher is None and recipe.teacher is not None:
+        if recipe.teacher.checkpoint is None:
+            raise BadInput(f"recipe {recipe.name!r} has a teacher that is to be trained first: pass its file")
+        teacher = Path(recipe.teacher.checkpoint)
+    session = start(recipe, load_student(teacher)[0] if teacher is not None else None)
+    if (folder / runs.LAST).exists():
+        restore(session, folder)
+        runs.truncate_metrics(folder, session.epoch)
+    else:
+        runs.write_text(folder / runs.RECIPE, recipe_text(recipe))
+        runs.write_json(folder / runs.ENVIRONMENT, environment(session.device, session.data))
+        runs.write_text(folder / runs.METRICS, "")
+    while session.epoch < recipe.schedule.epochs:
+        before = time.perf_counter()
+        metrics = train_epoch(session, on_step)
+        session.epoch += 1
+        metrics = {"epoch": session.epoch, **metrics, **judge_epoch(session)}
+        metrics["seconds"] = time.perf_counter() - before
+        accuracy = metrics["validation_accuracy"]
+        is_best = accuracy is not None and (
+            session.best is None or accuracy > session.best["validation_accuracy"]
+        )
+        if is_best:
+            session.best = {key: metrics[key] for key in ("epoch", "validation_accuracy", "validation_loss")}
+        runs.append_metrics(folder, metrics)
+        save(session, folder, is_best=is_best)
+        for call in on_epoch:
+            call(metrics)
+    return _finish(session, folder)
+
+
+def _finish(session: Session, folder: Path) -> dict[str, Any]:
+    """Read the test images, once for the last epoch and once for the best; write what is to be deployed."""
+    recipe, student = session.recipe, session.objective.student
+    metrics = runs.read_metrics(folder)
+    last = {key: metrics[-1][key] for key in ("epoch", "validation_accuracy", "validation_loss")}
+    last |= _test(session)
+    deployable = getattr(session.objective, "deployable", lambda: student)()
+    runs.write_atomically(folder / runs.STUDENT, lambda path: save_student(deployable, recipe, path))
+    best = None
+    if session.best is not None:
+        session.objective.load_state_dict(read_checkpoint(folder / runs.BEST)["objective"])
+        best = session.best | _test(session)
+    results = {
+        "name": recipe.name,
+        "seed": recipe.run.seed,
+        "parameters": sum(p.numel() for p in student.parameters()),
+        "seconds": sum(line["seconds"] for line in metrics),
+        "last": last,
+        "best": best,
+    }
+    runs.write_json(folder / runs.RESULTS, results)
+    return results
+
+
+def _test(session: Session) -> dict[str, float]:
+    quality = evaluate(session.objective.student, session.data.test, precision=session.recipe.run.precision)
+    return {"test_accuracy": quality.accuracy, "test_top5": quality.top5, "test_loss": quality.loss}

@@ -1,0 +1,80 @@
+"""What a step differentiates: the losses of a batch, and how they reach each kind of optimizer."""
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.utils import clip_grad_norm_
+
+from dotkd.distiller import Losses
+from dotkd.optim import DOT
+
+
+class TaskLosses(NamedTuple):
+    """The losses of one batch without a teacher, under the names of :class:`~dotkd.Losses`.
+
+    Attributes:
+        task: Cross entropy, a scalar.
+        distill: None.
+        logits: [B, C].
+        raw_task: The same cross entropy, detached.
+        raw_distill: None.
+    """
+
+    task: Tensor
+    distill: None
+    logits: Tensor
+    raw_task: Tensor
+    raw_distill: None
+
+
+class TaskOnly(nn.Module):
+    """A network that learns from labels alone: a teacher in the making, or a plain student.
+
+    Args:
+        student: Maps images to logits.
+    """
+
+    def __init__(self, student: nn.Module) -> None:
+        super().__init__()
+        self.student = student
+
+    def forward(
+        self,
+        images: Tensor,
+        labels: Tensor,
+        *,
+        index: Tensor | None = None,  # noqa: ARG002 (a distiller's signature)
+        progress: float = 0.0,  # noqa: ARG002
+    ) -> TaskLosses:
+        """Compute the cross entropy of a batch; takes what a distiller takes."""
+        logits = self.student(images)
+        with torch.autocast(logits.device.type, enabled=False):
+            task = functional.cross_entropy(logits.float(), labels)
+        return TaskLosses(task, None, logits, task.detach(), None)
+
+
+def differentiate(optimizer: torch.optim.Optimizer, losses: Losses | TaskLosses) -> None:
+    """Bring the gradients of a batch to the optimizer: apart where it keeps them apart, else of the sum.
+
+    Args:
+        optimizer: DOT (the control is one) or any other.
+        losses: The losses of the batch.
+    """
+    if isinstance(optimizer, DOT):
+        optimizer.backward(task=losses.task, distill=losses.distill)
+        return
+    total = losses.task if losses.distill is None else losses.task + losses.distill
+    total.backward()  # type: ignore[no-untyped-call]
+
+
+def clip(optimizer: torch.optim.Optimizer, params: Iterable[Tensor], max_norm: float | None) -> None:
+    """Clip by the norm of the summed gradient, the same factor for both of DOT's sets."""
+    if max_norm is None:
+        return
+    if isinstance(optimizer, DOT):
+        optimizer.clip_grad_norm_(max_norm)
+    else:
+        clip_grad_norm_(params, max_norm)

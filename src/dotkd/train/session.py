@@ -1,0 +1,149 @@
+"""All that changes while a run goes on, in one place, and how it is saved and taken up again.
+
+A session is the objective, the optimizer, the random streams and the best epoch so far. What a checkpoint
+does not hold is made anew from the recipe: the teacher, the data, the schedule.
+"""
+
+import pickle
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from dotkd.build import build_data, build_device, build_objective, build_optimizer
+from dotkd.data import Splits
+from dotkd.data.augment import crop_flip
+from dotkd.data.randomness import random_stream
+from dotkd.distiller import Distiller
+from dotkd.errors import BadInput
+from dotkd.recipe import Recipe
+from dotkd.runs import BEST, LAST, write_atomically
+from dotkd.train.objective import TaskOnly
+
+
+@dataclass
+class Session:
+    """A run in progress.
+
+    Attributes:
+        recipe: What it follows.
+        data: The splits, on the device.
+        device: Where the networks are.
+        objective: Student, teacher and method.
+        optimizer: Updates ``params``.
+        params: The student's parameters and the method's.
+        order: Draws the order of the images.
+        views: Draws the augmentation.
+        epoch: Epochs done.
+        best: Epoch and validation accuracy of the best epoch so far; None without a validation split.
+    """
+
+    recipe: Recipe
+    data: Splits
+    device: torch.device
+    objective: Distiller | TaskOnly
+    optimizer: torch.optim.Optimizer
+    params: list[nn.Parameter]
+    order: torch.Generator
+    views: torch.Generator
+    epoch: int = 0
+    best: dict[str, Any] | None = field(default=None)
+
+    @property
+    def augment(self) -> Any:
+        """What turns the pixels of a training batch into a random view of them, or None."""
+        return partial(crop_flip, generator=self.views) if self.recipe.data.augment == "crop-flip" else None
+
+
+def start(recipe: Recipe, teacher: nn.Module | None) -> Session:
+    """Make a session at its beginning.
+
+    Seeds torch's global generator too, which dropout draws from: a stream of its own.
+
+    Args:
+        recipe: The recipe.
+        teacher: Its teacher, or None.
+
+    Returns:
+        The session.
+    """
+    device = build_device(recipe.run.device)
+    data = Splits(*(None if part is None else part.to(device) for part in build_data(recipe.data)))  # type: ignore[arg-type]
+    objective = build_objective(recipe, teacher).to(device)
+    params = [p for p in objective.parameters() if p.requires_grad]
+    torch.manual_seed(random_stream(recipe.run.seed, "forward").initial_seed())
+    return Session(
+        recipe,
+        data,
+        device,
+        objective,
+        build_optimizer(recipe.optimizer, params),
+        params,
+        order=random_stream(recipe.run.seed, "order"),
+        views=random_stream(recipe.run.seed, "augment"),
+    )
+
+
+def save(session: Session, folder: Path, *, is_best: bool) -> None:
+    """Write the checkpoint of the last epoch, and of the best one where this is it."""
+    best = {"epoch": session.epoch, "objective": session.objective.state_dict()}
+    if is_best:
+        write_atomically(folder / BEST, lambda path: torch.save(best, path))
+    last = {
+        **best,
+        "optimizer": session.optimizer.state_dict(),
+        "best": session.best,
+        "order": session.order.get_state(),
+        "views": session.views.get_state(),
+        "forward": torch.get_rng_state(),
+        "forward_cuda": torch.cuda.get_rng_state(session.device) if session.device.type == "cuda" else None,
+    }
+    write_atomically(folder / LAST, lambda path: torch.save(last, path))
+
+
+def restore(session: Session, folder: Path) -> None:
+    """Bring a session to where its last checkpoint was written.
+
+    Raises:
+        BadInput: The checkpoint is broken or another run's.
+    """
+    state = read_checkpoint(folder / LAST)
+    try:
+        session.objective.load_state_dict(state["objective"])
+        session.optimizer.load_state_dict(state["optimizer"])
+        session.order.set_state(state["order"])
+        session.views.set_state(state["views"])
+        torch.set_rng_state(state["forward"])
+        if state["forward_cuda"] is not None and session.device.type == "cuda":
+            torch.cuda.set_rng_state(state["forward_cuda"], session.device)
+        session.epoch, session.best = int(state["epoch"]), state["best"]
+    except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+        raise BadInput(f"{folder / LAST}: not a checkpoint of this run: {_first_line(error)}") from None
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """Read a checkpoint as data, never as code.
+
+    Args:
+        path: The file.
+
+    Returns:
+        What was saved.
+
+    Raises:
+        BadInput: It is missing, broken, or holds anything but tensors and plain values.
+    """
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
+        raise BadInput(f"{path}: not a checkpoint of a run: {_first_line(error)}") from None
+    if not isinstance(state, dict) or "objective" not in state:
+        raise BadInput(f"{path}: not a checkpoint of a run: it holds a {type(state).__name__}")
+    return state
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().partition("\n")[0][:200] or type(error).__name__

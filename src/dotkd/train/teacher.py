@@ -1,0 +1,95 @@
+"""The teacher of a run: found by its file, or trained first and used again where its recipe is unchanged."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from dotkd import runs
+from dotkd.build import build_data, build_device, build_student, load_student
+from dotkd.errors import BadInput
+from dotkd.recipe import Recipe, load_recipe, recipe_text
+from dotkd.train.epoch import OnStep
+from dotkd.train.loop import OnEpoch, train
+
+
+def teacher_recipe(recipe: Recipe) -> Recipe | None:
+    """Read the recipe that trains the teacher of another one.
+
+    Where the data are, the device and the threads follow the student's recipe: they belong to the machine,
+    not to the teacher.
+
+    Args:
+        recipe: The student's recipe.
+
+    Returns:
+        The teacher's recipe, or None where the teacher is a file or there is none.
+
+    Raises:
+        BadInput: It is missing or wrong, or its data set is another one.
+    """
+    if recipe.teacher is None or recipe.teacher.recipe is None:
+        return None
+    teacher = load_recipe(recipe.teacher.recipe)
+    if teacher.teacher is not None:
+        raise BadInput(f"teacher.recipe: {recipe.teacher.recipe} has a teacher itself")
+    if teacher.data.name != recipe.data.name:
+        raise BadInput(
+            f"teacher.recipe: {recipe.teacher.recipe} is for {teacher.data.name}, the student's data is "
+            f"{recipe.data.name}"
+        )
+    data = teacher.data.model_copy(update={"root": recipe.data.root})
+    run = teacher.run.model_copy(update={"device": recipe.run.device, "threads": recipe.run.threads})
+    return teacher.model_copy(update={"data": data, "run": run})
+
+
+def check_recipe(recipe: Recipe) -> None:
+    """Find out what is wrong with a recipe, or with its teacher's, before anything is written.
+
+    Args:
+        recipe: The recipe.
+
+    Raises:
+        BadInput: There is no such device, data or checkpoint, or they do not fit together.
+    """
+    teacher = teacher_recipe(recipe)
+    if teacher is not None:
+        check_recipe(teacher)
+    elif recipe.teacher is not None and recipe.teacher.checkpoint is not None:
+        load_student(Path(recipe.teacher.checkpoint))
+    build_device(recipe.run.device)
+    build_data(recipe.data)
+    build_student(recipe)
+
+
+def provide_teacher(
+    recipe: Recipe,
+    folder: Path,
+    *,
+    on_epoch: Sequence[OnEpoch] = (),
+    on_step: OnStep | None = None,
+) -> Path | None:
+    """Return the file of a recipe's teacher, training it first where that has not been done.
+
+    Args:
+        recipe: The student's recipe.
+        folder: Where a teacher that is trained goes. A finished one of the same recipe is used again, an
+            unfinished one goes on.
+        on_epoch: As for :func:`~dotkd.train.loop.train`.
+        on_step: Likewise.
+
+    Returns:
+        The teacher's ``student.safetensors``; None where the recipe has no teacher.
+
+    Raises:
+        BadInput: The folder holds a teacher of another recipe.
+    """
+    if recipe.teacher is None:
+        return None
+    if recipe.teacher.checkpoint is not None:
+        return Path(recipe.teacher.checkpoint)
+    teacher = teacher_recipe(recipe)
+    assert teacher is not None
+    stored = folder / runs.RECIPE
+    if stored.exists() and stored.read_text(encoding="utf-8") != recipe_text(teacher):
+        raise BadInput(f"{folder} holds a teacher of another recipe: give another --output, or remove it")
+    train(teacher, folder, resume=True, on_epoch=on_epoch, on_step=on_step)
+    return folder / runs.STUDENT

@@ -1,0 +1,100 @@
+"""Data sets by name: the facts, the loaders, what is refused."""
+
+import pytest
+import torch
+
+from dotkd.data import load_data, load_digits, sources
+from dotkd.data.sources import DATA_SETS, DataFacts, data_facts
+from dotkd.errors import BadInput
+
+
+def same(a, b):
+    return (
+        torch.equal(a.pixels, b.pixels) and torch.equal(a.labels, b.labels) and torch.equal(a.index, b.index)
+    )
+
+
+def test_the_names():
+    assert DATA_SETS == ("cifar100", "digits")
+
+
+def test_facts():
+    assert data_facts("cifar100") == DataFacts(3, 32, 32, 100, 50_000, 10_000)
+    assert data_facts("digits") == DataFacts(1, 8, 8, 10, 1400, 397)
+
+
+def test_the_facts_of_the_digits_are_those_of_the_data():
+    train, validation, test = load_data("digits")
+    facts = data_facts("digits")
+    assert validation is None
+    assert (*train.pixels.shape[1:], len(train.classes), len(train), len(test)) == facts
+
+
+def test_digits_are_those_of_their_loader():
+    options = {"validation": 100, "label_noise": 0.2, "seed": 5}
+    for a, b in zip(load_data("digits", **options), load_digits(**options), strict=True):
+        assert same(a, b)
+
+
+def test_cifar100_gets_every_argument(monkeypatch):
+    calls = []
+    monkeypatch.setattr(sources, "load_cifar100", lambda root, **options: calls.append((root, options)))
+    options = {"validation": 1, "label_noise": 0.5, "train_images": 2, "seed": 3}
+    load_data("cifar100", root="somewhere", **options)
+    load_data("cifar100", root="somewhere")
+    assert calls == [
+        ("somewhere", options),
+        ("somewhere", {"validation": 0, "label_noise": 0.0, "train_images": 0, "seed": 0}),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            {"name": "cifar10"},
+            "unknown data set 'cifar10'; nearest: 'cifar100' (known: cifar100, digits)",
+        ),
+        ({"name": "Digit"}, "unknown data set 'Digit'; nearest: 'digits' (known: cifar100, digits)"),
+        ({"name": ""}, "unknown data set ''; nearest: 'digits' (known: cifar100, digits)"),
+        (
+            {"name": "digits", "root": "here"},
+            "root must be '' for digits, which ship whole with the package; got 'here'",
+        ),
+        (
+            {"name": "digits", "train_images": 5},
+            "train_images must be 0 for digits, which ship whole with the package; got 5",
+        ),
+        (
+            {"name": "digits", "validation": 1400},
+            "digits: validation must be an integer from 0 to 1399, got 1400",
+        ),
+        ({"name": "digits", "label_noise": 2}, "digits: label_noise must be a number from 0 to 1, got 2"),
+        ({"name": "digits", "seed": -1}, "digits: seed must be an integer of at least 0, got -1"),
+        (
+            {"name": "cifar100"},
+            (
+                "root must be a folder with the parquet files of CIFAR-100 or the hub name "
+                "'uoft-cs/cifar100', got ''"
+            ),
+        ),
+        (
+            {"name": "cifar100", "root": "/", "train_images": -1},
+            "cifar100: train_images must be an integer of at least 0, got -1",
+        ),
+    ],
+)
+def test_refuses(arguments, message):
+    with pytest.raises(BadInput) as caught:
+        load_data(**arguments)
+    assert str(caught.value) == message
+
+
+def test_facts_of_an_unknown_name():
+    with pytest.raises(BadInput, match="unknown data set 'mnist'"):
+        data_facts("mnist")
+
+
+def test_what_the_loader_refuses_passes_unchanged(tmp_path):
+    with pytest.raises(BadInput, match=r"^root must hold train-\*\.parquet"):
+        load_data("cifar100", root=tmp_path)

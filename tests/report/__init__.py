@@ -1,0 +1,1 @@
+"""Tests of the report, and ``browser.py``, which opens a page as a reader would."""

@@ -1,0 +1,165 @@
+"""Means, errors and paired intervals against numbers worked out by hand and by scipy."""
+
+import json
+import math
+
+import pytest
+from scipy import stats
+
+from dotkd.errors import BadInput
+from dotkd.report import summarize
+from dotkd.runs import find_runs
+
+from .folders import recipe, write_example, write_run
+
+
+def arm(root, name, accuracies, *, optimizer="sgd", method="kd", more="", change=("", "")):
+    """Runs of one arm; ``accuracies`` maps a seed to a test accuracy."""
+    for seed, accuracy in accuracies.items():
+        text = recipe(name, seed, optimizer=optimizer, method=method, epochs=2, more=more).replace(*change)
+        rows = [
+            {
+                "epoch": epoch,
+                "train_task_loss": epoch + accuracy,
+                "train_distill_loss": 2.0 if method else None,
+            }
+            for epoch in (1, 2)
+        ]
+        write_run(root / f"{name}-{seed}", text, rows, accuracy, name=name, seed=seed)
+
+
+def summary(root):
+    return summarize(find_runs(root))
+
+
+def test_arm_by_hand(tmp_path):
+    arm(tmp_path, "KD", {0: 0.90, 1: 0.92, 2: 0.97})
+    (only,) = summary(tmp_path).arms
+    # Deviations -0.03, -0.01, +0.04: squares 9 + 1 + 16 = 26, over n - 1 = 2: 13 (in units of 1e-4).
+    assert only.test.n == 3
+    assert only.seeds == (0, 1, 2)
+    assert only.test.mean == pytest.approx(0.93)
+    assert only.test.deviation == pytest.approx(math.sqrt(13) / 100)
+    assert only.test.error == pytest.approx(math.sqrt(13 / 3) / 100)
+    # The t quantile of a table: 4.303 for two degrees of freedom.
+    assert only.test.high - only.test.mean == pytest.approx(4.302653 * math.sqrt(13 / 3) / 100, rel=1e-6)
+    assert only.task_loss.mean == pytest.approx(2.93)
+    assert only.distill_loss.mean == 2.0
+    assert only.seconds == 52.5
+    assert only.parameters == 12345
+    assert only.best is None
+
+
+def test_paired_interval_is_that_of_scipy(tmp_path):
+    one, other = {0: 0.90, 1: 0.93, 2: 0.95, 3: 0.91}, {1: 0.92, 2: 0.925, 3: 0.905, 7: 0.5}
+    arm(tmp_path, "KD", other)
+    arm(tmp_path, "KD + DOT", one, optimizer="dot")
+    (found,) = summary(tmp_path).to_baseline
+    expected = stats.ttest_rel([one[s] for s in (1, 2, 3)], [other[s] for s in (1, 2, 3)])
+    assert found.seeds == (1, 2, 3)
+    assert found.mean == pytest.approx((0.01 + 0.025 + 0.005) / 3)
+    assert (found.low, found.high) == pytest.approx(tuple(expected.confidence_interval(0.95)))
+    assert found.verdict == "not distinguishable"
+
+
+@pytest.mark.parametrize(
+    ("accuracies", "verdict"),
+    [
+        ({0: 0.91, 1: 0.921, 2: 0.929}, "higher"),
+        ({0: 0.89, 1: 0.899, 2: 0.911}, "lower"),
+        ({0: 0.91, 1: 0.90, 2: 0.93}, "not distinguishable"),
+        ({0: 0.99}, "one seed"),
+        ({5: 0.99, 6: 0.99}, "no common seed"),
+    ],
+)
+def test_verdicts(tmp_path, accuracies, verdict):
+    arm(tmp_path, "KD", {0: 0.90, 1: 0.91, 2: 0.92})
+    arm(tmp_path, "KD + DOT", accuracies, optimizer="dot")
+    (found,) = summary(tmp_path).to_sgd
+    assert found.verdict == verdict
+    assert (found.low is None) == (verdict in ("one seed", "no common seed"))
+
+
+def test_order_baseline_and_comparisons(tmp_path):
+    found = summary(write_example(tmp_path, seeds=2, epochs=2))
+    assert [arm.name for arm in found.arms] == ["plain", "KD", "KD + DOT", "KD, control"]
+    assert [arm.kind for arm in found.arms] == ["plain", "sgd", "dot", "control"]
+    assert found.baseline == "KD"
+
+    def pairs(differences):
+        return [(difference.arm, difference.against) for difference in differences]
+
+    assert pairs(found.to_baseline) == [("plain", "KD"), ("KD + DOT", "KD"), ("KD, control", "KD")]
+    assert pairs(found.to_plain) == [("KD", "plain"), ("KD + DOT", "plain"), ("KD, control", "plain")]
+    assert pairs(found.to_sgd) == [("KD + DOT", "KD")]
+    assert pairs(found.to_control) == [("KD + DOT", "KD, control")]
+    assert [(t.name, t.seed, t.test_accuracy) for t in found.teachers] == [("cnn-large", 0, 0.9713)]
+    assert found.notes == ()
+    assert found.arms[1].best.mean == pytest.approx(found.arms[1].test.mean + 0.001)
+
+
+def test_partner_has_the_same_method(tmp_path):
+    arm(tmp_path, "KD", {0: 0.9}, method="kd")
+    arm(tmp_path, "DKD", {0: 0.9}, method="dkd")
+    arm(tmp_path, "KD + DOT", {0: 0.9}, method="kd", optimizer="dot")
+    arm(tmp_path, "AT + DOT", {0: 0.9}, method="at", optimizer="dot")
+    found = summary(tmp_path)
+    assert found.baseline == "DKD"  # two arms with plain momentum: the first
+    assert [(d.arm, d.against) for d in found.to_sgd] == [("KD + DOT", "KD")]
+    assert found.to_control == ()
+
+
+def test_notes_on_unequal_conditions(tmp_path):
+    arm(tmp_path, "plain", {0: 0.9, 1: 0.9}, method="", more="label_noise = 0.2\n")
+    arm(tmp_path, "KD", {0: 0.9, 1: 0.9})
+    arm(tmp_path, "KD + DOT", {0: 0.9}, optimizer="dot", change=("lr = 0.05", "lr = 0.1"))
+    arm(tmp_path, "control", {0: 0.9, 1: 0.9}, optimizer="control", change=("delta = 0.075", "delta = 0.05"))
+    assert summary(tmp_path).notes == (
+        "KD + DOT has one seed only: no interval.",
+        "plain and KD were not run under equal conditions: data.label_noise (0.2 and absent).",
+        "plain and KD + DOT were not run under equal conditions: data.label_noise (0.2 and absent).",
+        "plain and control were not run under equal conditions: data.label_noise (0.2 and absent).",
+        "KD + DOT and KD differ in more than the kind of optimizer: optimizer.lr (0.1 and 0.05).",
+        (
+            "KD + DOT and control differ in more than the kind of optimizer: "
+            "optimizer.lr (0.1 and 0.05), optimizer.delta (0.075 and 0.05)."
+        ),
+    )
+
+
+def test_note_on_an_arm_of_two_recipes(tmp_path):
+    arm(tmp_path, "KD", {0: 0.9})
+    arm(tmp_path, "KD", {1: 0.9}, change=("momentum = 0.9", "momentum = 0.8"))
+    assert summary(tmp_path).notes == (
+        "The runs of KD do not all have the same recipe: its mean mixes them.",
+    )
+
+
+def test_data_seed_may_follow_the_run_seed(tmp_path):
+    for name, optimizer in (("KD", "sgd"), ("KD + DOT", "dot")):
+        for seed in (0, 1):
+            arm(tmp_path, name, {seed: 0.9}, optimizer=optimizer, change=("seed = 0\n", f"seed = {seed}\n"))
+    assert summary(tmp_path).notes == ()
+
+
+def test_a_seed_twice_is_refused(tmp_path):
+    arm(tmp_path / "a", "KD", {3: 0.9})
+    arm(tmp_path / "b", "KD", {3: 0.9})
+    with pytest.raises(BadInput, match=r"arm 'KD' has seed 3 twice: .*a/KD-3 and .*b/KD-3; move one"):
+        summary(tmp_path)
+
+
+def test_teachers_alone_are_no_report(tmp_path):
+    write_run(tmp_path / "teacher", recipe("big", 0, method=""), [{"epoch": 1}], 0.9)
+    with pytest.raises(BadInput, match="no finished run of a student"):
+        summary(tmp_path)
+
+
+def test_to_json_is_plain(tmp_path):
+    found = summary(write_example(tmp_path, seeds=1, epochs=1))
+    content = found.to_json()
+    assert json.loads(json.dumps(content, allow_nan=False)) == json.loads(json.dumps(content))
+    assert content["baseline"] == "KD"
+    assert content["arms"][0]["test"]["error"] is None
+    assert content["to_sgd"][0]["verdict"] == "one seed"
+    assert type(content["arms"]) is list
