@@ -15,14 +15,12 @@ from torch import Tensor, nn
 
 from dotkd.data import Splits, data_facts, load_data
 from dotkd.data.randomness import random_stream
-from dotkd.distiller import Distiller
 from dotkd.errors import BadInput
-from dotkd.methods import create_method
+from dotkd.methods import Method, create_method
 from dotkd.models import ImageModel, create_model
 from dotkd.optim import DOT, matched_gains
 from dotkd.recipe import Recipe, parse_recipe, recipe_text
 from dotkd.recipe.types import ControlTable, Data, DOTTable, Model, SGDTable
-from dotkd.train.objective import TaskOnly
 
 
 @lru_cache(maxsize=2)  # the arms of a comparison share their data, which nobody writes to
@@ -90,26 +88,16 @@ def build_student(recipe: Recipe) -> ImageModel:
     return student
 
 
-def build_objective(recipe: Recipe, teacher: nn.Module | None) -> Distiller | TaskOnly:
-    """Join student, teacher and method, or leave a student that learns from labels alone.
+def build_method(recipe: Recipe) -> Method | None:
+    """Make the distillation method of a recipe.
 
     Args:
         recipe: The recipe.
-        teacher: Its teacher, or None where the recipe has none.
 
     Returns:
-        What turns batches into losses.
-
-    Raises:
-        BadInput: The parts do not fit together.
+        The method; None where the recipe has no teacher.
     """
-    student = build_student(recipe)
-    if teacher is None or recipe.method is None:
-        return TaskOnly(student)
-    try:
-        return Distiller(student, teacher, create_method(**recipe.method))
-    except ValueError as error:
-        raise BadInput(f"method: {error}") from None
+    return None if recipe.method is None else create_method(**recipe.method)
 
 
 def build_optimizer(table: SGDTable, params: list[nn.Parameter]) -> torch.optim.Optimizer:
@@ -140,7 +128,8 @@ def build_optimizer(table: SGDTable, params: list[nn.Parameter]) -> torch.optim.
 def save_student(student: nn.Module, recipe: Recipe, path: Path) -> None:
     """Write what is to be deployed: weights as safetensors, the recipe in the metadata."""
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in student.state_dict().items()}
-    save_file(weights, path, metadata={"format": "pt", "recipe": recipe_text(recipe)})
+    # One entry only: safetensors writes several in an order of chance, and equal runs have equal files.
+    save_file(weights, path, metadata={"recipe": recipe_text(recipe)})
 
 
 def load_student(path: Path) -> tuple[ImageModel, Recipe]:

@@ -8,7 +8,6 @@ A run folder holds ``recipe.toml`` (resolved), ``environment.json``, ``metrics.j
 """
 
 import json
-import os
 import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from dotkd.errors import BadInput
 
 RECIPE, ENVIRONMENT, METRICS, RESULTS = "recipe.toml", "environment.json", "metrics.jsonl", "results.json"
 STUDENT, LAST, BEST = "student.safetensors", "checkpoints/last.pt", "checkpoints/best.pt"
+_PART = ".part"  # what is not yet whole
 TEACHERS = ("teacher", "teachers")
 """Folders, inside the folder of a run or a comparison, whose runs are teachers."""
 
@@ -58,12 +58,18 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
         write: Writes to the path that it is given, in the same folder.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    beside = path.with_name(f".{path.name}{_PART}")
     try:
         write(beside)
         Path(beside).replace(path)
     finally:
         beside.unlink(missing_ok=True)
+
+
+def remove_parts(folder: Path) -> None:
+    """Remove what a killed process was writing."""
+    for path in folder.rglob(f".*{_PART}"):
+        path.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -20,6 +20,10 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+RecipeName = Annotated[
+    str, typer.Argument(metavar="RECIPE", help="TOML file, or the name of a shipped recipe.")
+]
+Overrides = Annotated[list[str] | None, typer.Argument(metavar="[TABLE.KEY=VALUE]...")]
 Output = Annotated[Path, typer.Option("--output", "-o", help="Folder to write to.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on where an earlier run in the folder stopped.")]
 RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="Run folder, or its student.safetensors.")]

@@ -107,7 +107,7 @@ def show_quality(name: str, quality: "Quality", images: int) -> None:
 
 def show_summary(summary: "Summary", folder: Path) -> None:
     """Print the table of a comparison, what it says, and where the rest is."""
-    from dotkd.report.text import paragraph
+    from dotkd.report import paragraph
 
     table = Table(title="test accuracy after the last epoch")
     for column in ("arm", "seeds", "mean", "standard error", f"difference to {summary.baseline}"):
@@ -130,6 +130,10 @@ def show_summary(summary: "Summary", folder: Path) -> None:
     console.print(f"{folder / 'report.html'}", highlight=False)
 
 
+def _interval(low: float, high: float | None) -> str:
+    return f" [{_points(low)}, {_points(high)}]"
+
+
 def _points(share: float | None) -> str:
     return "-" if share is None else f"{100 * share:+.2f}"
 
@@ -138,10 +142,12 @@ def show_recipes() -> None:
     """Print the shipped recipes with what they are about."""
     from dotkd.recipe import load_recipe, recipe_names
 
+    names = recipe_names()
     table = Table()
-    for column in ("recipe", "arm", "data", "student", "method", "optimizer", "epochs"):
-        table.add_column(column)
-    for name in recipe_names():
+    table.add_column("recipe", min_width=max(map(len, names)))
+    for column in ("arm", "data", "student", "method", "optimizer", "epochs"):
+        table.add_column(column, overflow="fold")
+    for name in names:
         recipe = load_recipe(name)
         table.add_row(
             name,

@@ -121,7 +121,8 @@ def _find(root: str | Path) -> _Files:
             f"root must hold train-*.parquet and test-*.parquet, itself or in cifar100/ or data/; "
             f"{folder} holds {there or 'nothing'}"
         )
-    if isinstance(root, str) and _HUB_NAME.fullmatch(root) and not folder.exists():
+    # Where the first half is a folder here, a path was meant, and the hub need not be asked.
+    if isinstance(root, str) and _HUB_NAME.fullmatch(root) and not folder.parent.exists():
         return _download(root)
     raise BadInput(
         f"root must be a folder with the parquet files of CIFAR-100 or the name of a data set of the hub, "

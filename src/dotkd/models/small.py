@@ -42,7 +42,7 @@ class MLP(ImageModel):
 
 
 class CNN(ImageModel):
-    """Three stages of 3x3 convolution, batch norm and ReLU, each of twice the width at half the size.
+    """Three stages of 3x3 convolution with stride 2, batch norm and ReLU, each twice as wide.
 
     Args:
         width: Channels of the first stage.
@@ -65,11 +65,11 @@ class CNN(ImageModel):
         self.stages = nn.Sequential(
             *(
                 nn.Sequential(
-                    nn.Conv2d(before, after, 3, stride=1 if i == 0 else 2, padding=1, bias=False),
+                    nn.Conv2d(before, after, 3, stride=2, padding=1, bias=False),
                     nn.BatchNorm2d(after),
                     nn.ReLU(),
                 )
-                for i, (before, after) in enumerate(pairwise(widths))
+                for before, after in pairwise(widths)
             )
         )
         self.fc = nn.Linear(widths[-1], num_classes)

@@ -6,5 +6,6 @@ SVG; ``page`` puts them on one self-contained page. Nothing here trains or reads
 
 from dotkd.report.page import render, write_report
 from dotkd.report.statistics import Summary, summarize
+from dotkd.report.text import paragraph
 
-__all__ = ["Summary", "render", "summarize", "write_report"]
+__all__ = ["Summary", "paragraph", "render", "summarize", "write_report"]

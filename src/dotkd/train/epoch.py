@@ -88,8 +88,8 @@ def _refuse_nonfinite(table: Tensor, steps_before: int) -> None:
         task, distill = table[bad[0], :2].tolist()
         raise RunFailed(
             f"step {steps_before + bad[0] + 1}: task loss {task:.4g}, distillation loss {distill:.4g}: the "
-            "run has diverged. Its last good checkpoint stays. Try a lower optimizer.lr, a schedule.warmup, or "
-            "optimizer.clip_grad_norm"
+            "run has diverged. Its last good checkpoint stays. Try a lower optimizer.lr, a "
+            "schedule.warmup, or optimizer.clip_grad_norm"
         )
 
 

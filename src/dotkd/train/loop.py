@@ -99,6 +99,7 @@ def _train(
         teacher = Path(recipe.teacher.checkpoint)
     session = start(recipe, load_student(teacher)[0] if teacher is not None else None)
     if (folder / runs.LAST).exists():
+        runs.remove_parts(folder)
         restore(session, folder)
         runs.truncate_metrics(folder, session.epoch)
     else:

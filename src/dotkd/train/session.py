@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from dotkd.build import build_data, build_device, build_objective, build_optimizer
+from dotkd.build import build_data, build_device, build_method, build_optimizer, build_student
 from dotkd.data import Splits
 from dotkd.data.augment import crop_flip
 from dotkd.data.randomness import random_stream
@@ -72,7 +72,7 @@ def start(recipe: Recipe, teacher: nn.Module | None) -> Session:
     """
     device = build_device(recipe.run.device)
     data = Splits(*(None if part is None else part.to(device) for part in build_data(recipe.data)))  # type: ignore[arg-type]
-    objective = build_objective(recipe, teacher).to(device)
+    objective = _objective(recipe, teacher).to(device)
     params = [p for p in objective.parameters() if p.requires_grad]
     torch.manual_seed(random_stream(recipe.run.seed, "forward").initial_seed())
     return Session(
@@ -85,6 +85,16 @@ def start(recipe: Recipe, teacher: nn.Module | None) -> Session:
         order=random_stream(recipe.run.seed, "order"),
         views=random_stream(recipe.run.seed, "augment"),
     )
+
+
+def _objective(recipe: Recipe, teacher: nn.Module | None) -> Distiller | TaskOnly:
+    student, method = build_student(recipe), build_method(recipe)
+    if teacher is None or method is None:
+        return TaskOnly(student)
+    try:
+        return Distiller(student, teacher, method)
+    except ValueError as error:
+        raise BadInput(f"method: {error}") from None
 
 
 def save(session: Session, folder: Path, *, is_best: bool) -> None:

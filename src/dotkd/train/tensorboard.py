@@ -31,15 +31,14 @@ class TensorBoard:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError:
             raise BadInput("--tensorboard needs the extra 'tb': pip install 'dotkd[tb]'") from None
-        self._open = lambda epoch: SummaryWriter(  # type: ignore[no-untyped-call]
-            str(folder / "tensorboard"), purge_step=epoch
-        )
+        self._make: Any = SummaryWriter
+        self._folder = folder / "tensorboard"
         self._writer: Any = None
 
     def __call__(self, metrics: dict[str, Any]) -> None:
         """Write an epoch; what an earlier, killed run wrote of it or of later ones is hidden."""
         if self._writer is None:
-            self._writer = self._open(metrics["epoch"])
+            self._writer = self._make(str(self._folder), purge_step=metrics["epoch"])
         for name, value in metrics.items():
             if value is not None and name != "epoch":
                 self._writer.add_scalar(name, value, metrics["epoch"])

@@ -1,0 +1,5 @@
+"""``python -m dotkd`` is ``dotkd``."""
+
+from dotkd.cli import main
+
+main()
