@@ -3,9 +3,9 @@ INSTALL = $(PYTHON) -m pip install -q -c constraints.txt
 
 .PHONY: demo test check
 
-demo:   ## distil a student on real digits
+demo:   ## compare four arms on real digits, and write a report
 	$(INSTALL) .
-	$(PYTHON) examples/own_loop.py
+	$(PYTHON) -m dotkd demo
 
 test:   ## install for development and run the tests
 	$(INSTALL) -e '.[dev]'

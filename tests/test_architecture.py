@@ -25,7 +25,7 @@ LEVELS = [
     {"build", "train"},
     {"report"},
     {"compare", "tune", "analyze", "evaluate", "export"},
-    {"cli"},
+    {"cli", "__main__"},
 ]
 LEVEL = {unit: level for level, units in enumerate(LEVELS) for unit in units}
 LONGEST_FILE = 400

@@ -243,11 +243,15 @@ def _accuracy(
     legend += [
         (
             _sample(f"accuracy-teacher{i}", dashed),
-            f"teacher {t.name}, seed {t.seed}: {100 * t.test_accuracy:.2f} %",
+            f"{_titled(t.name)}, seed {t.seed}: {100 * t.test_accuracy:.2f} %",
         )
         for i, t in enumerate(summary.teachers)
     ]
     return Chart("accuracy", "Test accuracy after the last epoch.", (panel,), tuple(legend))
+
+
+def _titled(teacher: str) -> str:
+    return teacher if "teacher" in teacher.lower() else f"teacher {teacher}"
 
 
 def _short(name: str) -> str:

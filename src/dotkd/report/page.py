@@ -124,7 +124,12 @@ def _table(summary: Summary) -> str:
     rows = [_row(_cells(arm, summary), shown) for arm in summary.arms]
     rows += [
         _row(
-            [f"{escape(t.name)} <small>teacher</small>", "1", f"{100 * t.test_accuracy:.2f}"] + [""] * 5,
+            [
+                escape(t.name) + ("" if "teacher" in t.name.lower() else " <small>teacher</small>"),
+                "1",
+                f"{100 * t.test_accuracy:.2f}",
+            ]
+            + [""] * 5,
             shown,
         )
         for t in summary.teachers
