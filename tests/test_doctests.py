@@ -23,8 +23,11 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 MODULES = ["dotkd", *(module.name for module in pkgutil.walk_packages(dotkd.__path__, "dotkd."))]
 # Where the public names live: what __all__ lists, or else what the module defines without an underscore.
 PUBLIC = ["dotkd.optim", "dotkd.losses", "dotkd.methods", "dotkd.data", "dotkd.distiller", "dotkd.taps"]
+PUBLIC += ["dotkd.analysis", "dotkd.models", "dotkd.recipe"]
 # Nobody makes one of these by hand; what makes them has the example.
 SHOWN_ELSEWHERE = {
+    "dotkd.analysis.Conflict": "dotkd.analysis.gradient_conflict",
+    "dotkd.recipe.Recipe": "dotkd.recipe.load_recipe",
     "dotkd.data.Splits": "dotkd.data.load_digits",
     "dotkd.distiller.Losses": "dotkd.distiller.Distiller",
     "dotkd.methods.Outputs": "dotkd.methods.Method",

@@ -161,11 +161,11 @@ def wicked(path: Path, target: Path) -> None:
 
 @pytest.mark.parametrize("key", ["teacher.checkpoint", "student.checkpoint"])
 def test_a_pickle_as_checkpoint_of_a_recipe_does_not_run(refused, tmp_path, key) -> None:
-    wicked(tmp_path / "evil.safetensors", tmp_path / "ran")
-    says = r"evil\.safetensors: not a safetensors file"
-    refused("train", DOT, *TINY, f"{key}=evil.safetensors", "-o", "out", says=says)
-    refused("evaluate", "evil.safetensors", says=says)
-    refused("export", "evil.safetensors", "-o", "x.onnx", "-f", "onnx", says=says)
+    wicked(tmp_path / "evil.pt", tmp_path / "ran")
+    says = r"evil\.pt: not a safetensors file"
+    refused("train", DOT, *TINY, f"{key}=evil.pt", "-o", "out", says=says)
+    refused("evaluate", "evil.pt", says=says)
+    refused("export", "evil.pt", "-o", "x.onnx", "-f", "onnx", says=says)
     assert not (tmp_path / "ran").exists()
 
 
@@ -306,8 +306,8 @@ def test_results_that_lack_a_number(refused, run, key) -> None:
         (["trian", PLAIN], "trian"),
         (["train", PLAIN, "--outptu", "x"], "--outptu"),
         (["train"], "RECIPE"),
-        (["compare", PLAIN, "--seeds", "0"], "0"),
-        (["compare", PLAIN, "--seeds", "x"], "x"),
+        (["compare", PLAIN, "--seeds", "0"], "'--seeds'"),
+        (["compare", PLAIN, "--seeds", "x"], "'--seeds'"),
         (["recipes", "shwo", PLAIN], "shwo"),
         (["export", "run"], "--output"),
     ],

@@ -17,6 +17,7 @@ from dotkd.recipe import load_recipe, recipe_names
 
 ROOT = typer.main.get_command(app)
 HEAVY = ["torch", "numpy", "pydantic", "scipy", "matplotlib", "safetensors", "tomli_w"]
+HEAVY_FOR_A_VERB = [name for name in HEAVY if name != "pydantic"]  # with which typer reads the options
 
 
 def verbs(group=ROOT, above: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
@@ -100,9 +101,13 @@ SCRIPT = (
 )
 
 
-@pytest.mark.parametrize("words", [["--help"], ["train", "--help"], ["nonsense"]], ids=" ".join)
-def test_help_loads_nothing_heavy(words: list[str]) -> None:
-    script = SCRIPT.format(words=words, heavy=HEAVY)
+@pytest.mark.parametrize(
+    ("words", "heavy"),
+    [(["--help"], HEAVY), (["train", "--help"], HEAVY_FOR_A_VERB), (["nonsense"], HEAVY_FOR_A_VERB)],
+    ids=["--help", "train --help", "nonsense"],
+)
+def test_help_loads_nothing_heavy(words: list[str], heavy: list[str]) -> None:
+    script = SCRIPT.format(words=words, heavy=heavy)
     ended = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60
     )

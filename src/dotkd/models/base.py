@@ -17,6 +17,11 @@ class ImageModel(nn.Module):
         mean: Mean of each channel, or none for 0.
         std: Standard deviation of each channel, > 0, or none for 1.
 
+    Example:
+        >>> model = ImageModel(mean=(0.5,), std=(0.25,))
+        >>> model.normalize(torch.ones(1, 1, 1, 1)).item()
+        2.0
+
     Raises:
         ValueError: The two differ in length, or a deviation is not positive.
     """

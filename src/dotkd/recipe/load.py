@@ -78,6 +78,11 @@ def parse_recipe(text: str, source: str) -> Recipe:
 
     Raises:
         BadInput: The text is no TOML or no recipe.
+
+    Example:
+        >>> recipe = load_recipe("quick/digits-plain")
+        >>> parse_recipe(recipe_text(recipe), "a copy") == recipe
+        True
     """
     try:
         return make_recipe(tomllib.loads(text), source)
@@ -93,6 +98,10 @@ def recipe_text(recipe: Recipe) -> str:
 
     Returns:
         TOML that :func:`parse_recipe` reads.
+
+    Example:
+        >>> print(recipe_text(load_recipe("quick/digits-plain"))[:14])
+        name = "plain"
     """
     return tomli_w.dumps(recipe.model_dump(exclude_none=True))
 

@@ -23,7 +23,7 @@ def complete_method(table: dict[str, Any]) -> dict[str, Any]:
 
     Example:
         >>> complete_method({"name": "kd", "temperature": 2.0})["task_weight"]
-        1.0
+        0.1
     """
     options = {key: value for key, value in table.items() if key != "name"}
     name = table.get("name")
