@@ -20,7 +20,7 @@ from dotkd.methods import Method, create_method
 from dotkd.models import ImageModel, create_model
 from dotkd.optim import DOT, matched_gains
 from dotkd.recipe import Recipe, parse_recipe, recipe_text
-from dotkd.recipe.types import ControlTable, Data, DOTTable, Model, SGDTable
+from dotkd.recipe.types import ControlTable, Data, DOTTable, Model, SGDTable, check_device
 
 
 @lru_cache(maxsize=2)  # the arms of a comparison share their data, which nobody writes to
@@ -32,15 +32,21 @@ def build_data(data: Data) -> Splits:
 
     Returns:
         The splits, on the CPU.
+
+    Raises:
+        BadInput: The files are missing or wrong, or a number does not suit the data set.
     """
-    return load_data(
-        data.name,
-        root=data.root,
-        validation=data.validation,
-        label_noise=data.label_noise,
-        train_images=data.train_images,
-        seed=data.seed,
-    )
+    try:
+        return load_data(
+            data.name,
+            root=data.root,
+            validation=data.validation,
+            label_noise=data.label_noise,
+            train_images=data.train_images,
+            seed=data.seed,
+        )
+    except BadInput as error:
+        raise BadInput(f"data: {error}") from None
 
 
 def build_device(device: str) -> torch.device:
@@ -55,6 +61,10 @@ def build_device(device: str) -> torch.device:
     Raises:
         BadInput: There is no such device.
     """
+    try:
+        check_device(device)
+    except BadInput as error:
+        raise BadInput(f"run.device: {error}") from None
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     chosen = torch.device(device)

@@ -97,6 +97,8 @@ def compare(
 def _arms(recipes: Sequence[Recipe]) -> dict[str, Recipe]:
     """Return the recipes by the folder of their name, after a look at all that could be wrong with them."""
     arms: dict[str, Recipe] = {}
+    if not recipes:
+        raise BadInput("no recipe is given: name at least one, such as quick/digits-kd")
     for recipe in recipes:
         arm = _slug(recipe.name)
         if arm in arms:

@@ -38,6 +38,8 @@ def export(source: Path, target: Path, file_format: str) -> float:
     """
     if file_format not in FORMATS:
         raise BadInput(f"unknown format {file_format!r} (known: {', '.join(FORMATS)})")
+    if target.is_dir():
+        raise BadInput(f"{target} is a folder, and a file is wanted, such as {target / 'student.onnx'}")
     student, recipe = load_student(source)
     facts = data_facts(recipe.data.name)
     shape = (5, facts.channels, facts.height, facts.width)

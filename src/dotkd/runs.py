@@ -10,6 +10,7 @@ A run folder holds ``recipe.toml`` (resolved), ``environment.json``, ``metrics.j
 import json
 import tomllib
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -57,13 +58,18 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
         path: The file; its folder is made.
         write: Writes to the path that it is given, in the same folder.
     """
+    missing = [parent for parent in path.parents if not parent.exists()]
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}{_PART}")
     try:
         write(beside)
         Path(beside).replace(path)
-    finally:
+    except BaseException:
         beside.unlink(missing_ok=True)
+        for parent in missing:
+            with suppress(OSError):  # something else is in it
+                parent.rmdir()
+        raise
 
 
 def remove_parts(folder: Path) -> None:
@@ -122,8 +128,9 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
     Raises:
         BadInput: The file is missing or broken.
     """
-    lines = _read(folder / METRICS, lambda text: [json.loads(line) for line in text.splitlines()])
-    return list(lines)
+    path = folder / METRICS
+    lines = _read(path, lambda text: [json.loads(line) for line in text.splitlines()])
+    return [_table(path, line) for line in lines]
 
 
 def is_finished(folder: Path) -> bool:
@@ -146,13 +153,27 @@ def read_run(folder: Path, *, is_teacher: bool = False) -> RunRecord:
     """
     text = _read(folder / RECIPE, str)
     recipe = _read(folder / RECIPE, tomllib.loads)
-    metrics = read_metrics(folder)
-    results, environment = _read(folder / RESULTS, json.loads), _read(folder / ENVIRONMENT, json.loads)
-    try:
-        name, seed = str(recipe["name"]), int(recipe["run"]["seed"])
-    except (KeyError, TypeError, ValueError):
-        raise BadInput(f"{folder / RECIPE}: not the recipe of a run: it lacks a name or a seed") from None
+    run = recipe.get("run")
+    name, seed = recipe.get("name"), run.get("seed") if isinstance(run, dict) else None
+    if not isinstance(name, str) or not isinstance(seed, int):
+        raise BadInput(f"{folder / RECIPE}: not the recipe of a run: it lacks a name or a seed")
+    metrics = [_table(folder / METRICS, line, "epoch", "train_task_loss") for line in read_metrics(folder)]
+    if not metrics:
+        raise BadInput(f"{folder / METRICS}: broken: no epoch is in it")
+    path = folder / RESULTS
+    results = _table(path, _read(path, json.loads), "last", "best", "seconds", "parameters")
+    _table(path, results["last"], "epoch", "test_accuracy")
+    environment = _table(folder / ENVIRONMENT, _read(folder / ENVIRONMENT, json.loads))
     return RunRecord(folder, name, seed, is_teacher, recipe, text, metrics, results, environment)
+
+
+def _table(path: Path, content: Any, *keys: str) -> dict[str, Any]:
+    """Return what was read from a file if it is a table with these keys."""
+    if not isinstance(content, dict):
+        raise BadInput(f"{path}: broken: {content!r} is where a table belongs")
+    if missing := [key for key in keys if key not in content]:
+        raise BadInput(f"{path}: broken: a table lacks {', '.join(missing)}")
+    return content
 
 
 def find_runs(folder: Path) -> list[RunRecord]:

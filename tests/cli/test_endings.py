@@ -79,7 +79,7 @@ def test_a_run_that_diverges_at_once(dotkd, tmp_path) -> None:
     overrides = ["student.model=small/mlp16", "schedule.epochs=2", "optimizer.lr=1e30"]
     code, _, err = dotkd("train", PLAIN, *overrides, "-o", folder)
     assert code == 1
-    assert err.startswith("dotkd: step 2: task loss nan, distillation loss ")
+    assert err.startswith("dotkd: step 2: task loss nan: the run has diverged. Try a lower optimizer.lr")
     assert "optimizer.lr" in err
     assert "Traceback" not in err
     assert not runs.is_finished(folder)

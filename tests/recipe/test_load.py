@@ -297,7 +297,7 @@ def test_a_folder_is_no_recipe(tmp_path: Path) -> None:
 def test_the_later_teacher_replaces_the_earlier(tmp_path: Path) -> None:
     by_file = load_recipe(KD, ["teacher.checkpoint=t.safetensors"]).teacher
     assert by_file.recipe is None
-    assert by_file.checkpoint == "t.safetensors"
+    assert by_file.checkpoint == str(Path("t.safetensors").resolve())
     path = write(tmp_path / "r.toml", f'extends = "{KD}"\n[teacher]\ncheckpoint = "t.safetensors"\n')
     assert load_recipe(path).teacher.recipe is None
     by_recipe = load_recipe(path, ["teacher.recipe=quick/digits-plain"]).teacher
@@ -308,3 +308,12 @@ def test_a_teacher_from_two_sources_in_one_file_is_refused(tmp_path: Path) -> No
     both = f'extends = "{KD}"\n[teacher]\ncheckpoint = "t.safetensors"\nrecipe = "quick/digits-plain"\n'
     with pytest.raises(BadInput, match="exactly one of the keys 'recipe' and 'checkpoint'"):
         load_recipe(write(tmp_path / "r.toml", both))
+
+
+def test_a_new_variant_takes_along_only_the_keys_that_it_reads():
+    sgd = load_recipe("quick/digits-kd-dot", ["optimizer.name=sgd"]).optimizer
+    assert (sgd.name, sgd.lr, sgd.weight_decay) == ("sgd", 0.05, 5e-4)
+    dkd = load_recipe("quick/digits-kd", ["method.beta=2", "method.name=dkd"]).method
+    assert (dkd["name"], dkd["beta"], dkd["task_weight"]) == ("dkd", 2, 0.1)
+    with pytest.raises(BadInput, match=r"optimizer\.delta: unknown key of optimizer 'sgd'"):
+        load_recipe("quick/digits-kd-dot", ["optimizer.name=sgd", "optimizer.delta=0.05"])

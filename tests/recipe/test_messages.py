@@ -148,7 +148,7 @@ TOGETHER = [
     (
         DOT,
         ["student.mean=[1, 2, 3]", "student.std=[1, 1, 1]"],
-        r"student\.mean must have 1 numbers? for digits, got \[1\.0, 2\.0, 3\.0\]",
+        r"student\.mean must have one number for each channel, and digits has 1, got \[1\.0, 2\.0, 3\.0\]",
     ),
     (PLAIN, ["teacher.checkpoint=t"], r"\[teacher\] needs a \[method\]: .*"),
     (PLAIN, ["method.name=kd"], r"\[method\] needs a \[teacher\]: .*"),

@@ -1,5 +1,7 @@
 """Overrides of the command line are read as the file is, and as strictly."""
 
+from pathlib import Path
+
 import pytest
 
 from dotkd.errors import BadInput
@@ -95,8 +97,13 @@ def test_the_last_override_wins() -> None:
 
 
 def test_a_table_can_be_added() -> None:
+    checkpoint = str(Path("t").resolve())
     recipe = load_recipe("quick/digits-plain", ["teacher.checkpoint=t", "method.name=dkd", "method.beta=2"])
-    assert (recipe.teacher.checkpoint, recipe.method["name"], recipe.method["beta"]) == ("t", "dkd", 2.0)
+    assert (recipe.teacher.checkpoint, recipe.method["name"], recipe.method["beta"]) == (
+        checkpoint,
+        "dkd",
+        2.0,
+    )
 
 
 @pytest.mark.parametrize(

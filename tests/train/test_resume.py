@@ -9,8 +9,9 @@ import time
 import pytest
 import torch
 
+from dotkd.errors import BadInput, RunFailed
 from dotkd.recipe import load_recipe
-from dotkd.runs import METRICS, STUDENT
+from dotkd.runs import LAST, METRICS, STUDENT
 from dotkd.train.loop import train
 from dotkd.train.teacher import provide_teacher
 
@@ -105,3 +106,24 @@ def test_a_run_killed_with_9_at_three_epochs_is_the_run_left_alone(tmp_path):
     assert metrics(folder) == metrics(tmp_path / "alone")
     assert (folder / STUDENT).read_bytes() == (tmp_path / "alone" / STUDENT).read_bytes()
     assert not list(folder.rglob(".*")), "half-written files were left"
+
+
+def test_a_checkpoint_of_another_recipe_is_refused(tmp_path):
+    for name, lr in (("one", 0.01), ("other", 0.02)):
+        train(load_recipe("quick/digits-plain", ["schedule.epochs=2", f"optimizer.lr={lr}"]), tmp_path / name)
+    (tmp_path / "one" / LAST).write_bytes((tmp_path / "other" / LAST).read_bytes())
+    (tmp_path / "one" / STUDENT).unlink()
+    recipe = load_recipe("quick/digits-plain", ["schedule.epochs=2", "optimizer.lr=0.01"])
+    with pytest.raises(BadInput, match="not a checkpoint of this run: it is of another recipe"):
+        train(recipe, tmp_path / "one", resume=True)
+
+
+@pytest.mark.parametrize("epochs", [1, 2])
+@pytest.mark.parametrize("validation", [0, 200])
+def test_weights_ruined_by_the_last_step_are_never_saved(epochs, validation, tmp_path):
+    overrides = ["optimizer.lr=1e30", "data.batch_size=1400", f"data.validation={validation}"]
+    recipe = load_recipe("quick/digits-plain", [*overrides, f"schedule.epochs={epochs}"])
+    with pytest.raises(RunFailed, match=r"the run has diverged\. Try a lower optimizer\.lr"):
+        train(recipe, tmp_path / "run")
+    assert not (tmp_path / "run" / STUDENT).exists()
+    assert not (tmp_path / "run" / LAST).exists()

@@ -119,7 +119,7 @@ def _compare(recipes: list[str], overrides: list[str], seeds: int, output: Path)
         failures = compare_recipes(loaded, seeds, output, on_run=shown.run, on_step=shown.step)
     show_summary(summarize(find_runs(output)), output)
     for failure in failures:
-        console.print(f"failed: {failure.arm}, seed {failure.seed}: {failure.reason}", markup=False)
+        console.print(f"failed: {failure.arm}, seed {failure.seed}: {failure.reason}")
     if failures:
         raise typer.Exit(FAILED)
 
@@ -167,7 +167,7 @@ def export(
     from dotkd.export import export as export_student
 
     difference = export_student(run, output, file_format)
-    console.print(f"{output}: logits equal to {difference:.1e} (relative)", highlight=False)
+    console.print(f"{output}: logits equal to {difference:.1e} (relative)")
 
 
 recipes_app = typer.Typer(

@@ -1,5 +1,6 @@
 """How a command ends: 0 all went well, 1 it failed, 2 what the user gave is wrong."""
 
+import errno
 import functools
 import os
 import sys
@@ -11,6 +12,8 @@ import typer
 from dotkd.errors import BadInput, RunFailed
 
 FAILED, BAD_INPUT = 1, 2
+# Paths that the user gave and that cannot be what they are wanted for; a full disk is none of these.
+_USERS = (errno.EACCES, errno.EEXIST, errno.EISDIR, errno.ENOENT, errno.ENOTDIR, errno.EPERM, errno.EROFS)
 DEBUG = "DOTKD_DEBUG"
 
 _P = ParamSpec("_P")
@@ -53,7 +56,7 @@ def _report(error: BaseException) -> int | None:
         return _say(str(error), FAILED)
     if isinstance(error, KeyboardInterrupt):
         return _say("stopped; the same command goes on where it was (train: with --resume)", FAILED)
-    if isinstance(error, PermissionError | FileNotFoundError | NotADirectoryError | IsADirectoryError):
+    if isinstance(error, OSError) and error.filename is not None and error.errno in _USERS:
         return _say(f"{error.filename}: {error.strerror}", BAD_INPUT)
     if isinstance(error, Exception):
         return _say(f"{type(error).__name__}: {error}\n(dotkd --debug shows where)", FAILED)

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from dotkd.report import Summary
     from dotkd.train.evaluate import Quality
 
-console = Console()
+console = Console(markup=False, emoji=False)  # names come from users
 
 
 class Bars:
@@ -53,7 +53,7 @@ def bars(runs: int = 1) -> Iterator[Bars]:
         What to call.
     """
     columns = (
-        TextColumn("{task.description:<24}"),
+        TextColumn("{task.description:<24}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeRemainingColumn(elapsed_when_finished=True),
@@ -74,7 +74,7 @@ def show_epoch(metrics: dict[str, Any]) -> None:
     if metrics["validation_accuracy"] is not None:
         parts.append(f"validation {100 * metrics['validation_accuracy']:.2f} %")
     parts.append(f"{metrics['seconds']:.1f} s")
-    console.print("  ".join(parts), highlight=False)
+    console.print("  ".join(parts))
 
 
 def show_results(results: dict[str, Any]) -> None:
@@ -126,8 +126,8 @@ def show_summary(summary: "Summary", folder: Path) -> None:
             "-" if found is None or found.mean is None else _points(found.mean) + interval,
         )
     console.print(table)
-    console.print(paragraph(summary), highlight=False, markup=False)
-    console.print(f"{folder / 'report.html'}", highlight=False)
+    console.print(paragraph(summary))
+    console.print(f"{folder / 'report.html'}")
 
 
 def _interval(low: float, high: float | None) -> str:

@@ -4,6 +4,7 @@ A recipe may say ``extends = "other.toml"``: the other file is read first, then 
 by key. Paths in a file are relative to that file, paths in an override to the working directory.
 """
 
+import re
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,11 +14,12 @@ import tomli_w
 from pydantic import ValidationError
 
 from dotkd.errors import BadInput
+from dotkd.methods import method_names, method_options
 from dotkd.recipe.messages import lines
-from dotkd.recipe.shipped import find_recipe, shipped_name
+from dotkd.recipe.shipped import find_recipe, recipe_names, shipped_name
 from dotkd.recipe.types import Recipe, tables
 
-_ONE_OF = ("recipe", "checkpoint")  # of a teacher: the later one wins
+_HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")  # owner/name
 _PATHS = (("data", "root"), ("teacher", "recipe"), ("teacher", "checkpoint"), ("student", "checkpoint"))
 
 
@@ -40,10 +42,10 @@ def load_recipe(recipe: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         0.05
     """
     path = find_recipe(recipe)
-    raw = _read(path)
+    given: dict[str, Any] = {}
     for override in overrides:
-        raw = _overlaid(raw, _parse(override))
-    return make_recipe(raw, str(recipe))
+        given = _merged(given, _parse(override))
+    return make_recipe(_overlaid(_read(path), given), str(recipe))
 
 
 def make_recipe(raw: dict[str, Any], source: str) -> Recipe:
@@ -63,7 +65,9 @@ def make_recipe(raw: dict[str, Any], source: str) -> Recipe:
         return Recipe.model_validate(raw)
     except ValidationError as error:
         known = {place: list(table.model_fields) for place, table in tables().items()}
-        raise BadInput("\n".join(f"{source}: {line}" for line in lines(error, known))) from None
+        # One entry may hold several lines: the mistakes of a method.
+        found = "\n".join(lines(error, known)).splitlines()
+        raise BadInput("\n".join(f"{source}: {line}" for line in found)) from None
 
 
 def parse_recipe(text: str, source: str) -> Recipe:
@@ -119,7 +123,7 @@ def _read(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
     base = raw.pop("extends", None)
     for table, key in _PATHS:
         if isinstance(raw.get(table), dict) and key in raw[table]:
-            raw[table][key] = _anchored(raw[table][key], path.parent)
+            raw[table][key] = _anchored((table, key), raw[table][key], path.parent)
     if base is None:
         return raw
     if not isinstance(base, str):
@@ -128,23 +132,50 @@ def _read(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
 
 
 def _overlaid(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    """Lay one recipe over another; a new variant takes along only the keys that it reads."""
+    kept = dict(below)
+    for key in below.keys() & above.keys():
+        old, new = below[key], above[key]
+        if isinstance(old, dict) and isinstance(new, dict):
+            gone: set[str] = set()
+            if key == "teacher" and new.keys() & {"recipe", "checkpoint"}:
+                gone = {"recipe", "checkpoint"}
+            elif isinstance(new.get("name"), str) and new["name"] != old.get("name"):
+                gone = old.keys() - _keys_of(key, new["name"])
+            kept[key] = {k: v for k, v in old.items() if k not in gone}
+    return _merged(kept, above)
+
+
+def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
     merged = dict(below)
     for key, value in above.items():
-        if isinstance(value, dict) and isinstance(below.get(key), dict):
-            given_anew = key == "teacher" and any(word in value for word in _ONE_OF)
-            kept = {k: v for k, v in below[key].items() if not (given_anew and k in _ONE_OF)}
-            merged[key] = {**kept, **value}
-        else:
-            merged[key] = value
+        both = isinstance(value, dict) and isinstance(below.get(key), dict)
+        merged[key] = {**below[key], **value} if both else value
     return merged
 
 
-def _anchored(value: Any, folder: Path) -> Any:
-    """Make a path independent of the folder it was written for; a name that is no path stays a name."""
+def _keys_of(table: str, name: str) -> set[str]:
+    """Return the keys that a table reads when it has a name; all that a table without variants reads."""
+    if table == "method":
+        return {"name", *method_options(name)} if name in method_names() else {"name"}
+    known = tables()
+    cls = known.get((table, name)) or known.get((table,))
+    return set(cls.model_fields) if cls else {"name"}
+
+
+def _anchored(place: tuple[str, ...], value: Any, folder: Path) -> Any:
+    """Make a path independent of where it was written; the name of a recipe or of a hub's data stays."""
     if not isinstance(value, str) or not value:
         return value
-    path = folder / value
-    return (shipped_name(path) or str(path.resolve())) if path.exists() else value
+    path = (folder / value).resolve()
+    if place == ("teacher", "recipe"):
+        name = value.removesuffix(".toml")
+        if path.exists():
+            return shipped_name(path) or str(path)
+        return name if name in recipe_names() or name == value else str(path)
+    if place == ("data", "root") and not path.exists() and _HUB_NAME.fullmatch(value):
+        return value
+    return str(path)
 
 
 def _parse(override: str) -> dict[str, Any]:
@@ -153,9 +184,12 @@ def _parse(override: str) -> dict[str, Any]:
     if not equals or len(table) > 1 or not all((*table, last)):
         raise BadInput(f"{override!r} is no override: write table.key=value, such as optimizer.lr=0.1")
     try:
-        value = tomllib.loads(f"value = {text}")["value"]
+        found = tomllib.loads(f"value = {text}")
     except tomllib.TOMLDecodeError:
-        value = text
-    if (*table, last) in _PATHS:
-        value = _anchored(value, Path.cwd())
+        found = {"value": text}
+    if found.keys() != {"value"}:
+        raise BadInput(f"{override!r} is no override: one key and one value, on one line")
+    value = (
+        _anchored((*table, last), found["value"], Path.cwd()) if (*table, last) in _PATHS else found["value"]
+    )
     return {table[0]: {last: value}} if table else {last: value}

@@ -2,12 +2,26 @@
 
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
+from typing import Any
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 Known = Mapping[tuple[str, ...], Iterable[str]]
 """The valid keys of each table, by its place: ``("optimizer", "dot")`` for a variant, ``()`` for the file."""
+
+_SAID = {
+    "int_type": "must be an integer",
+    "int_from_float": "must be an integer",
+    "float_type": "must be a number",
+    "finite_number": "must be a finite number",
+    "string_type": "must be a string",
+    "bool_type": "must be true or false",
+    "tuple_type": "must be a list",
+    "list_type": "must be a list",
+    "string_too_short": "must not be empty",
+    **dict.fromkeys(("model_type", "model_attributes_type", "dict_type"), "must be a table"),
+}
 
 UNIONS = ("optimizer", "schedule")  # pydantic names the chosen variant in the place of an error
 
@@ -43,17 +57,15 @@ def _line(detail: ErrorDetails, known: Known, prefix: tuple[str, ...]) -> str:
         return f"{where}.name: unknown {where} {context['tag']!r}{hint}"
     if kind == "literal_error":
         words = [word.strip().strip("'") for word in context["expected"].replace(" or ", ",").split(",")]
-        return f"{where}: unknown value {given!r}{_choice(str(given), words)}"
+        return f"{where}: unknown value {_toml(given)}{_choice(str(given), words)}"
     if kind == "value_error":
         text = str(context["error"])
         return text if text.startswith(where) else f"{where}: {text}"
-    if kind == "model_type":
-        return f"{where}: must be a table, got {given!r}"
-    return f"{where}: {_said(detail['msg'])}, got {given!r}"
+    return f"{where}: {_SAID.get(kind) or detail['msg'].replace('Input should', 'must')}, got {_toml(given)}"
 
 
-def _said(message: str) -> str:
-    return message.replace("Input should be a valid", "must be a").replace("Input should", "must")
+def _toml(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else repr(value)
 
 
 def _tags(known: Known, union: str) -> list[str]:

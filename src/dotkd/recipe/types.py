@@ -4,11 +4,13 @@ One class is one table of the TOML file; a field's description is what ``docs/re
 keys, wrong types and values out of range are errors, and so are keys that the chosen variant does not read.
 """
 
+import re
 from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, Strict, field_validator, model_validator
 
 from dotkd.data import DATA_SETS, data_facts
+from dotkd.errors import BadInput
 from dotkd.models.registry import check_model_name
 from dotkd.optim.checks import check_window
 from dotkd.recipe.method import complete_method
@@ -183,13 +185,17 @@ class Run(Table):
 
     seed: Annotated[int, Field(ge=0, description="Seed of the run; arms of one seed are paired.")] = 0
     device: Annotated[
-        str,
-        Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="`auto` (CUDA or CPU), `cpu`, `cuda:N`."),
+        str, Field(description="`auto` (CUDA where there is one), `cpu`, `cuda` or `cuda:N`.")
     ] = "auto"
     precision: Annotated[
         Literal["fp32", "bf16"], Field(description="`bf16`: both networks under autocast, losses in float32.")
     ] = "fp32"
     threads: Annotated[int, Field(ge=0, description="CPU threads; 0: torch's choice.")] = 0
+
+    @field_validator("device")
+    @classmethod
+    def _known(cls, device: str) -> str:
+        return check_device(device)
 
 
 Optimizer = Annotated[SGDTable | DOTTable | ControlTable, Field(discriminator="name")]
@@ -226,10 +232,27 @@ class Recipe(Table):
         channels = data_facts(self.data.name).channels
         if len(self.student.mean) not in (0, channels):
             raise ValueError(
-                f"student.mean must have {channels} numbers for {self.data.name}, got "
-                f"{list(self.student.mean)}"
+                f"student.mean must have one number for each channel, and {self.data.name} has {channels}, "
+                f"got {list(self.student.mean)}"
             )
         return self
+
+
+def check_device(device: str) -> str:
+    """Refuse what is no device of a run.
+
+    Args:
+        device: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"cuda:N"``.
+
+    Returns:
+        The device.
+
+    Raises:
+        BadInput: It is something else.
+    """
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):
+        raise BadInput(f"must be 'auto', 'cpu', 'cuda' or 'cuda:N', got {device!r}")
+    return device
 
 
 def tables() -> dict[tuple[str, ...], type[Table]]:

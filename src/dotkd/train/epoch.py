@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
@@ -53,7 +53,7 @@ def train_epoch(session: Session, on_step: OnStep | None = None) -> dict[str, An
             on_step(session.epoch * steps + step + 1, recipe.schedule.epochs * steps)
     # The one place where the device is waited for.
     table = torch.stack(rows).double().cpu()
-    _refuse_nonfinite(table, session.epoch * steps)
+    _refuse_nonfinite(session, table, session.epoch * steps)
     means = ((table[:, :5] * table[:, 5:]).sum(dim=0) / table[:, 5].sum()).tolist()
     distills = isinstance(session.objective, Distiller)
     return {
@@ -82,15 +82,32 @@ def _step(session: Session, batch: Batch, progress: float) -> Tensor:
     return torch.stack([losses.raw_task, raw_distill, losses.task.detach(), distill, correct, size])
 
 
-def _refuse_nonfinite(table: Tensor, steps_before: int) -> None:
+def _refuse_nonfinite(session: Session, table: Tensor, steps_before: int) -> None:
     bad = (~table.isfinite().all(dim=1)).nonzero().flatten().tolist()
     if bad:
         task, distill = table[bad[0], :2].tolist()
-        raise RunFailed(
-            f"step {steps_before + bad[0] + 1}: task loss {task:.4g}, distillation loss {distill:.4g}: the "
-            "run has diverged. Its last good checkpoint stays. Try a lower optimizer.lr, a "
-            "schedule.warmup, or optimizer.clip_grad_norm"
-        )
+        losses = f"task loss {task:.4g}"
+        if isinstance(session.objective, Distiller):
+            losses += f", distillation loss {distill:.4g}"
+        stop_diverged(session, f"step {steps_before + bad[0] + 1}: {losses}")
+    # The last step may have ruined what no loss has seen yet.
+    weights: list[Tensor] = [param.detach() for param in session.params]
+    largest = torch.stack(torch._foreach_norm(weights, torch.inf))
+    if not bool(largest.isfinite().all()):
+        stop_diverged(session, f"step {steps_before + len(table)}: the weights are no longer finite")
+
+
+def stop_diverged(session: Session, what: str) -> NoReturn:
+    """End a run that has left the finite numbers.
+
+    Raises:
+        RunFailed: Always: what was seen, what stays, and what to try.
+    """
+    stays = f" The checkpoint of epoch {session.epoch} stays." if session.epoch else ""
+    raise RunFailed(
+        f"{what}: the run has diverged.{stays} Try a lower optimizer.lr, a schedule.warmup, or "
+        "optimizer.clip_grad_norm"
+    )
 
 
 def judge_epoch(session: Session) -> dict[str, Any]:
@@ -100,7 +117,7 @@ def judge_epoch(session: Session) -> dict[str, Any]:
     evaluation mode: the same question for all arms, with or without DOT.
 
     Args:
-        session: The run; nothing in it moves.
+        session: The run, whose ``epoch`` still counts the epochs before this one; nothing in it moves.
 
     Returns:
         ``validation_accuracy``, ``validation_loss``, the momentum of each gradient, ``gradient_cosine`` and
@@ -108,14 +125,17 @@ def judge_epoch(session: Session) -> dict[str, Any]:
     """
     recipe, validation = session.recipe, session.data.validation
     student = session.objective.student
-    quality = None if validation is None else evaluate(student, validation, precision=recipe.run.precision)
+    judged = validation or session.data.train.subset(_probe_positions(session))
+    quality = evaluate(student, judged, precision=recipe.run.precision)
+    if not math.isfinite(quality.loss):  # weights so large that no logit is a number
+        stop_diverged(session, f"epoch {session.epoch + 1}: loss {quality.loss:.4g} in evaluation")
     group = session.optimizer.param_groups[0]
     delta = group["delta"] if isinstance(session.optimizer, DOT) else 0.0
     distills = isinstance(session.objective, Distiller)
     cosine, ratio = _probe(session) if distills else (None, None)
     return {
-        "validation_accuracy": quality.accuracy if quality else None,
-        "validation_loss": _finite(quality.loss) if quality else None,
+        "validation_accuracy": quality.accuracy if validation else None,
+        "validation_loss": quality.loss if validation else None,
         "task_momentum": group["momentum"] - delta,
         "distill_momentum": group["momentum"] + delta if distills else None,
         "gradient_cosine": cosine,
@@ -124,10 +144,8 @@ def judge_epoch(session: Session) -> dict[str, Any]:
 
 
 def _probe(session: Session) -> tuple[float | None, float | None]:
-    data = session.data.train
-    stream = random_stream(session.recipe.data.seed, "data.probe")
-    batch = data.batch(torch.randperm(len(data), generator=stream)[:_PROBE])
-    progress = session.epoch / session.recipe.schedule.epochs
+    batch = session.data.train.batch(_probe_positions(session))
+    progress = (session.epoch + 1) / session.recipe.schedule.epochs
 
     def loss(name: str) -> Tensor:
         losses = session.objective(batch.images, batch.labels, index=batch.index, progress=progress)
@@ -137,6 +155,11 @@ def _probe(session: Session) -> tuple[float | None, float | None]:
     with in_evaluation_mode(session.objective):
         found = gradient_conflict(lambda: loss("task"), lambda: loss("distill"), session.params)
     return _finite(found.cosine), _finite(found.norm_ratio)
+
+
+def _probe_positions(session: Session) -> Tensor:
+    stream = random_stream(session.recipe.data.seed, "data.probe")
+    return torch.randperm(len(session.data.train), generator=stream)[:_PROBE]
 
 
 def _finite(value: float) -> float | None:

@@ -4,6 +4,7 @@ The same loop trains teachers, plain students and students under any optimizer. 
 :mod:`dotkd.runs`; what changes from step to step is in :mod:`dotkd.train.session`.
 """
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -16,7 +17,7 @@ from dotkd.build import load_student, save_student
 from dotkd.errors import BadInput
 from dotkd.recipe import Recipe, recipe_text
 from dotkd.train.environment import environment
-from dotkd.train.epoch import OnStep, judge_epoch, train_epoch
+from dotkd.train.epoch import OnStep, judge_epoch, stop_diverged, train_epoch
 from dotkd.train.evaluate import evaluate
 from dotkd.train.session import Session, read_checkpoint, restore, save, start
 
@@ -76,8 +77,9 @@ def check_folder(recipe: Recipe, folder: Path, *, resume: bool) -> None:
         BadInput: The folder is a file, or holds a run that is not welcome.
     """
     stored = folder / runs.RECIPE
-    if folder.exists() and not folder.is_dir():
-        raise BadInput(f"--output {folder}: is a file, a folder is wanted")
+    for path in (folder, *folder.parents):
+        if path.exists() and not path.is_dir():
+            raise BadInput(f"{path} is a file, and a folder is wanted")
     if not stored.exists():
         return
     if not resume:
@@ -109,8 +111,8 @@ def _train(
     while session.epoch < recipe.schedule.epochs:
         before = time.perf_counter()
         metrics = train_epoch(session, on_step)
+        metrics = {"epoch": session.epoch + 1, **metrics, **judge_epoch(session)}
         session.epoch += 1
-        metrics = {"epoch": session.epoch, **metrics, **judge_epoch(session)}
         metrics["seconds"] = time.perf_counter() - before
         accuracy = metrics["validation_accuracy"]
         is_best = accuracy is not None and (
@@ -151,4 +153,6 @@ def _finish(session: Session, folder: Path) -> dict[str, Any]:
 
 def _test(session: Session) -> dict[str, float]:
     quality = evaluate(session.objective.student, session.data.test, precision=session.recipe.run.precision)
+    if not math.isfinite(quality.loss):
+        stop_diverged(session, f"epoch {session.epoch}: test loss {quality.loss:.4g}")
     return {"test_accuracy": quality.accuracy, "test_top5": quality.top5, "test_loss": quality.loss}

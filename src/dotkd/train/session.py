@@ -4,7 +4,6 @@ A session is the objective, the optimizer, the random streams and the best epoch
 does not hold is made anew from the recipe: the teacher, the data, the schedule.
 """
 
-import pickle
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -19,9 +18,11 @@ from dotkd.data.augment import crop_flip
 from dotkd.data.randomness import random_stream
 from dotkd.distiller import Distiller
 from dotkd.errors import BadInput
-from dotkd.recipe import Recipe
+from dotkd.recipe import Recipe, recipe_text
 from dotkd.runs import BEST, LAST, write_atomically
 from dotkd.train.objective import TaskOnly
+
+_BEST = ("epoch", "validation_accuracy", "validation_loss")
 
 
 @dataclass
@@ -104,6 +105,7 @@ def save(session: Session, folder: Path, *, is_best: bool) -> None:
         write_atomically(folder / BEST, lambda path: torch.save(best, path))
     last = {
         **best,
+        "recipe": recipe_text(session.recipe),
         "optimizer": session.optimizer.state_dict(),
         "best": session.best,
         "order": session.order.get_state(),
@@ -121,6 +123,8 @@ def restore(session: Session, folder: Path) -> None:
         BadInput: The checkpoint is broken or another run's.
     """
     state = read_checkpoint(folder / LAST)
+    if state.get("recipe") != recipe_text(session.recipe):
+        raise BadInput(f"{folder / LAST}: not a checkpoint of this run: it is of another recipe")
     try:
         session.objective.load_state_dict(state["objective"])
         session.optimizer.load_state_dict(state["optimizer"])
@@ -129,8 +133,9 @@ def restore(session: Session, folder: Path) -> None:
         torch.set_rng_state(state["forward"])
         if state["forward_cuda"] is not None and session.device.type == "cuda":
             torch.cuda.set_rng_state(state["forward_cuda"], session.device)
-        session.epoch, session.best = int(state["epoch"]), state["best"]
-    except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+        session.epoch = int(state["epoch"])
+        session.best = None if state["best"] is None else {key: state["best"][key] for key in _BEST}
+    except Exception as error:  # whatever a broken file leads to
         raise BadInput(f"{folder / LAST}: not a checkpoint of this run: {_first_line(error)}") from None
 
 
@@ -148,7 +153,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     """
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
+    except Exception as error:  # torch, zipfile and pickle each have errors of their own
         raise BadInput(f"{path}: not a checkpoint of a run: {_first_line(error)}") from None
     if not isinstance(state, dict) or "objective" not in state:
         raise BadInput(f"{path}: not a checkpoint of a run: it holds a {type(state).__name__}")
