@@ -8,6 +8,7 @@ from dotkd.compare import DEMO, compare
 from dotkd.errors import BadInput, RunFailed
 from dotkd.recipe import load_recipe
 from dotkd.runs import STUDENT, find_runs
+from dotkd.train.loop import train
 
 TINY = ["schedule.epochs=2"]
 
@@ -50,7 +51,7 @@ def test_if_all_fail_there_is_no_report(tmp_path):
 @pytest.mark.parametrize(
     ("names", "text"),
     [
-        (["plain", "plain"], "two recipes are named 'plain'"),
+        (["plain", "plain"], "'plain' and 'plain' would share the folder 'plain'"),
         (["teacher"], "an arm cannot be named 'teacher'"),
     ],
 )
@@ -80,3 +81,28 @@ def test_the_demo_compares_the_four_arms_on_noisy_digits():
     assert [recipe.name for recipe in recipes] == ["plain", "KD", "KD + DOT", "KD control"]
     assert {recipe.data.label_noise for recipe in recipes} == {0.3}
     assert len({json.dumps(recipe.data.model_dump()) for recipe in recipes}) == 1
+
+
+def test_the_seeds_are_the_comparisons_own(tmp_path):
+    with pytest.raises(BadInput, match=r"run\.seed = 7 in 'plain': a comparison counts its seeds itself"):
+        compare(arms("plain", overrides=["run.seed=7"]), 1, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_stranger_of_the_same_name_and_seed_is_refused_before_anything_is_trained(tmp_path):
+    train(arms("plain")[0], tmp_path / "alone")
+    with pytest.raises(BadInput, match="is a run of 'plain', seed 0, already"):
+        compare(arms("plain"), 1, tmp_path)
+    assert not (tmp_path / "plain").exists()
+
+
+def test_names_in_any_script_have_folders_of_their_own(tmp_path):
+    named = [load_recipe("quick/digits-plain", [f"name='{name}'", *TINY]) for name in ("学生", "教師")]
+    assert compare(named, 1, tmp_path) == []
+    assert {run.name for run in find_runs(tmp_path)} == {"学生", "教師"}
+
+
+def test_a_teacher_of_other_labels_is_in_the_notes(tmp_path):
+    compare(arms("kd"), 1, tmp_path)
+    notes = json.loads((tmp_path / "results.json").read_text())["notes"]
+    assert "teacher and its students had different data: data.label_noise (0.0 and 0.3)." in notes

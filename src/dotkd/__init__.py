@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from dotkd.build import load_student
     from dotkd.data import Batch, load_digits
     from dotkd.distiller import Distiller, Losses
     from dotkd.methods import Method, Outputs, create_method
@@ -25,6 +26,7 @@ _HOME = {
     "create_method": "dotkd.methods",
     "Batch": "dotkd.data",
     "load_digits": "dotkd.data",
+    "load_student": "dotkd.build",
 }
 
 __all__ = [
@@ -39,6 +41,7 @@ __all__ = [
     "__version__",
     "create_method",
     "load_digits",
+    "load_student",
 ]
 
 

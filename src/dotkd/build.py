@@ -4,13 +4,12 @@ Weights are drawn under the run's seed, in a stream of their own, so that all ar
 same student.
 """
 
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from dotkd.data import Splits, data_facts, load_data
@@ -23,7 +22,6 @@ from dotkd.recipe import Recipe, parse_recipe, recipe_text
 from dotkd.recipe.types import ControlTable, Data, DOTTable, Model, SGDTable, check_device
 
 
-@lru_cache(maxsize=2)  # the arms of a comparison share their data, which nobody writes to
 def build_data(data: Data) -> Splits:
     """Load the data of a recipe.
 
@@ -88,14 +86,32 @@ def build_student(recipe: Recipe) -> ImageModel:
 
     Returns:
         The student, on the CPU. The global random generator is as before.
+
+    Raises:
+        BadInput: The checkpoint is broken, or is one of another network.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(random_stream(recipe.run.seed, "student.init").initial_seed())
         student = build_model(recipe.student, recipe.data)
     if recipe.student.checkpoint is not None:
-        weights, _ = _read_student(Path(recipe.student.checkpoint))
+        weights, metadata = _read_student(Path(recipe.student.checkpoint))
         _load(student, weights, recipe.student.checkpoint)
+        _check_normalisation(recipe, metadata)
     return student
+
+
+def _check_normalisation(recipe: Recipe, metadata: dict[str, str]) -> None:
+    """Refuse weights that were trained on images normalised in another way, which they cannot show."""
+    if "recipe" not in metadata:
+        return
+    theirs = parse_recipe(metadata["recipe"], f"{recipe.student.checkpoint}, recipe").student
+    for key in ("mean", "std"):
+        ours, other = getattr(recipe.student, key), getattr(theirs, key)
+        if ours != other:
+            raise BadInput(
+                f"student.checkpoint: {recipe.student.checkpoint} was trained with student.{key} = "
+                f"{list(other)}, the recipe has {list(ours)}"
+            )
 
 
 def build_method(recipe: Recipe) -> Method | None:
@@ -139,7 +155,7 @@ def save_student(student: nn.Module, recipe: Recipe, path: Path) -> None:
     """Write what is to be deployed: weights as safetensors, the recipe in the metadata."""
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in student.state_dict().items()}
     # One entry only: safetensors writes several in an order of chance, and equal runs have equal files.
-    save_file(weights, path, metadata={"recipe": recipe_text(recipe)})
+    path.write_bytes(save(weights, metadata={"recipe": recipe_text(recipe)}))
 
 
 def load_student(path: Path) -> tuple[ImageModel, Recipe]:
@@ -149,10 +165,19 @@ def load_student(path: Path) -> tuple[ImageModel, Recipe]:
         path: ``student.safetensors``, or the folder of the run.
 
     Returns:
-        The network in evaluation mode, and the recipe that made it.
+        The network in evaluation mode, and the recipe that made it. The network takes images
+        [B, C, H, W] in [0, 1] and returns logits.
 
     Raises:
         BadInput: The file is missing, is no student of a run, or does not fit its recipe.
+
+    Example:
+        >>> from dotkd.recipe import load_recipe
+        >>> from dotkd.train.loop import train
+        >>> results = train(load_recipe("quick/digits-plain", ["schedule.epochs=1"]), Path("run"))
+        >>> student, recipe = load_student(Path("run"))
+        >>> student(torch.rand(2, 1, 8, 8)).shape
+        torch.Size([2, 10])
     """
     path = path / "student.safetensors" if path.is_dir() else path
     weights, metadata = _read_student(path)
@@ -165,6 +190,8 @@ def load_student(path: Path) -> tuple[ImageModel, Recipe]:
 
 
 def _read_student(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    if path.suffix in (".pt", ".pth"):
+        raise BadInput(f"{path}: a checkpoint to go on from; what is deployed is a student.safetensors")
     if not path.is_file():
         raise BadInput(f"no file {str(path)!r}: wanted a student.safetensors or the folder of a finished run")
     try:

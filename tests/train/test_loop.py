@@ -181,7 +181,7 @@ def test_a_teacher_is_trained_once_and_its_machine_is_the_students(tmp_path, tea
     before = teacher.stat().st_mtime_ns
     assert provide_teacher(kd("dot"), teacher.parent) == teacher
     assert teacher.stat().st_mtime_ns == before
-    with pytest.raises(BadInput, match="a teacher of another recipe"):
+    with pytest.raises(BadInput, match=r"another recipe, which differs in run\.threads"):
         provide_teacher(recipe, teacher.parent)
 
 

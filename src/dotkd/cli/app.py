@@ -1,8 +1,9 @@
 """The verbs. Heavy modules are imported by the verb that needs them: ``dotkd --help`` loads no torch."""
 
+import io
 import os
-import re
 import sys
+import traceback
 from pathlib import Path
 from typing import Annotated
 
@@ -34,14 +35,22 @@ def main() -> None:
     if "--debug" in sys.argv[1:]:
         os.environ[DEBUG] = "1"
         sys.argv = [word for word in sys.argv if word != "--debug"]
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal without a sign is no reason to fail
     app()
 
 
 @app.callback()
 def _options(
-    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    _debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    version: Annotated[bool, typer.Option("--version", help="Show the version and end.")] = False,
 ) -> None:
-    pass
+    if version:
+        from importlib.metadata import version as installed
+
+        print(installed("dotkd"))
+        raise typer.Exit
 
 
 def _example(text: str) -> str:
@@ -69,22 +78,27 @@ def train(
     tensorboard: Annotated[bool, typer.Option(help="Write TensorBoard events too (extra 'tb').")] = False,
 ) -> None:
     """Train the student of a recipe, after its teacher where that is a recipe too."""
-    from dotkd.cli.show import bars, show_epoch, show_results
+    from dotkd.cli.show import bars, console, show_epoch, show_results
     from dotkd.recipe import load_recipe
+    from dotkd.runs import RECIPE, is_finished
     from dotkd.train.loop import check_folder
     from dotkd.train.loop import train as train_recipe
-    from dotkd.train.teacher import check_recipe, provide_teacher
+    from dotkd.train.teacher import check_recipe, provide_teacher, teacher_recipe
 
     loaded = load_recipe(recipe, overrides or [])
     check_folder(loaded, output, resume=resume)
     check_recipe(loaded)
+    if resume and not (output / RECIPE).exists():
+        console.print(f"nothing to resume in {output}: a new run")
     calls = [show_epoch]
     if tensorboard:
         from dotkd.train.tensorboard import TensorBoard
 
         calls.append(TensorBoard(output))
     with bars() as shown:
-        shown.run("teacher", loaded.run.seed)
+        wanted = teacher_recipe(loaded)
+        if wanted is not None and not is_finished(output / "teacher"):
+            shown.teacher(loaded.name)
         teacher = provide_teacher(loaded, output / "teacher", on_step=shown.step)
         shown.run(loaded.name, loaded.run.seed)
         results = train_recipe(
@@ -103,7 +117,9 @@ def compare(
     output: Output = Path("comparison"),
 ) -> None:
     """Train recipes x seeds into one folder; what is finished is skipped, what was stopped goes on."""
-    overrides = [word for word in recipes if re.match(r"[A-Za-z_.]+=", word)]
+    from dotkd.recipe import is_override
+
+    overrides = [word for word in recipes if is_override(word)]
     _compare([word for word in recipes if word not in overrides], overrides, seeds, output)
 
 
@@ -116,10 +132,14 @@ def _compare(recipes: list[str], overrides: list[str], seeds: int, output: Path)
 
     loaded = [load_recipe(recipe, overrides) for recipe in recipes]
     with bars(len(loaded) * seeds) as shown:
-        failures = compare_recipes(loaded, seeds, output, on_run=shown.run, on_step=shown.step)
+        failures = compare_recipes(
+            loaded, seeds, output, on_run=shown.run, on_teacher=shown.teacher, on_step=shown.step
+        )
     show_summary(summarize(find_runs(output)), output)
     for failure in failures:
         console.print(f"failed: {failure.arm}, seed {failure.seed}: {failure.reason}")
+        if os.environ.get(DEBUG):
+            traceback.print_exception(failure.error)
     if failures:
         raise typer.Exit(FAILED)
 
@@ -167,7 +187,7 @@ def export(
     from dotkd.export import export as export_student
 
     difference = export_student(run, output, file_format)
-    console.print(f"{output}: logits equal to {difference:.1e} (relative)")
+    console.print(f"{output}: checked, largest relative difference of a logit {difference:.1e}")
 
 
 recipes_app = typer.Typer(

@@ -13,7 +13,16 @@ from dotkd.errors import BadInput, RunFailed
 
 FAILED, BAD_INPUT = 1, 2
 # Paths that the user gave and that cannot be what they are wanted for; a full disk is none of these.
-_USERS = (errno.EACCES, errno.EEXIST, errno.EISDIR, errno.ENOENT, errno.ENOTDIR, errno.EPERM, errno.EROFS)
+_USERS = (
+    errno.EACCES,
+    errno.EEXIST,
+    errno.EISDIR,
+    errno.ENAMETOOLONG,
+    errno.ENOENT,
+    errno.ENOTDIR,
+    errno.EPERM,
+    errno.EROFS,
+)
 DEBUG = "DOTKD_DEBUG"
 
 _P = ParamSpec("_P")
@@ -55,7 +64,7 @@ def _report(error: BaseException) -> int | None:
     if isinstance(error, RunFailed):
         return _say(str(error), FAILED)
     if isinstance(error, KeyboardInterrupt):
-        return _say("stopped; the same command goes on where it was (train: with --resume)", FAILED)
+        return _say("stopped; a run goes on with the same command (train wants --resume)", FAILED)
     if isinstance(error, OSError) and error.filename is not None and error.errno in _USERS:
         return _say(f"{error.filename}: {error.strerror}", BAD_INPUT)
     if isinstance(error, Exception):

@@ -23,7 +23,7 @@ class Bars:
         self._progress = progress
         self._all: TaskID | None = progress.add_task("runs", total=runs) if runs > 1 else None
         self._run = progress.add_task("", total=None)
-        self._started = 0
+        self._started, self._total = 0, runs
 
     def run(self, arm: str, seed: int) -> None:
         """Show that a run begins."""
@@ -31,6 +31,13 @@ class Bars:
             self._progress.update(self._all, completed=self._started)
         self._started += 1
         self._progress.update(self._run, description=f"{arm}, seed {seed}", completed=0)
+        if not console.is_terminal and self._total > 1:
+            console.print(f"run {self._started} of {self._total}: {arm}, seed {seed}", soft_wrap=True)
+
+    def teacher(self, arm: str) -> None:
+        """Show that the teacher of an arm is trained first."""
+        self._progress.update(self._run, description=f"teacher of {arm}", completed=0)
+        console.print(f"first the teacher of {arm}; overrides are the student's alone", soft_wrap=True)
 
     def step(self, done: int, total: int) -> None:
         """Show how far the current run is."""
@@ -74,7 +81,7 @@ def show_epoch(metrics: dict[str, Any]) -> None:
     if metrics["validation_accuracy"] is not None:
         parts.append(f"validation {100 * metrics['validation_accuracy']:.2f} %")
     parts.append(f"{metrics['seconds']:.1f} s")
-    console.print("  ".join(parts))
+    console.print("  ".join(parts), soft_wrap=True)
 
 
 def show_results(results: dict[str, Any]) -> None:
@@ -107,7 +114,7 @@ def show_quality(name: str, quality: "Quality", images: int) -> None:
 
 def show_summary(summary: "Summary", folder: Path) -> None:
     """Print the table of a comparison, what it says, and where the rest is."""
-    from dotkd.report import paragraph
+    from dotkd.report import sentences
 
     table = Table(title="test accuracy after the last epoch")
     for column in ("arm", "seeds", "mean", "standard error", f"difference to {summary.baseline}"):
@@ -126,8 +133,9 @@ def show_summary(summary: "Summary", folder: Path) -> None:
             "-" if found is None or found.mean is None else _points(found.mean) + interval,
         )
     console.print(table)
-    console.print(paragraph(summary))
-    console.print(f"{folder / 'report.html'}")
+    for text in (*sentences(summary), *(f"Note: {note}" for note in summary.notes)):
+        console.print(text)
+    console.print(f"{folder / 'report.html'}", soft_wrap=True)
 
 
 def _interval(low: float, high: float | None) -> str:
@@ -135,7 +143,9 @@ def _interval(low: float, high: float | None) -> str:
 
 
 def _points(share: float | None) -> str:
-    return "-" if share is None else f"{100 * share:+.2f}"
+    from dotkd.report.text import points
+
+    return "-" if share is None else points(share)
 
 
 def show_recipes() -> None:
@@ -145,14 +155,12 @@ def show_recipes() -> None:
     names = recipe_names()
     table = Table()
     table.add_column("recipe", min_width=max(map(len, names)))
-    for column in ("arm", "data", "student", "method", "optimizer", "epochs"):
+    for column in ("student", "method", "optimizer", "epochs"):
         table.add_column(column, overflow="fold")
     for name in names:
         recipe = load_recipe(name)
         table.add_row(
             name,
-            recipe.name,
-            recipe.data.name,
             recipe.student.model,
             recipe.method["name"] if recipe.method else "-",
             recipe.optimizer.name,

@@ -5,7 +5,6 @@ business. A cache never fails: what cannot be read is made anew, what cannot be 
 """
 
 import os
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -36,6 +35,7 @@ def cached(key: str, make: Callable[[], Arrays]) -> Arrays:
         >>> def make():
         ...     calls.append("made")
         ...     return {"squares": np.arange(3) ** 2}
+        >>> import tempfile
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     before = os.environ.get("DOTKD_CACHE")
         ...     os.environ["DOTKD_CACHE"] = folder
@@ -67,8 +67,8 @@ def _write(path: Path, arrays: Arrays) -> None:
     try:
         path = path.expanduser()
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f"{path.stem}-", delete=False) as file:
-            unfinished = Path(file.name)
+        unfinished = path.with_name(f"{path.stem}-{os.getpid()}.part")
+        with unfinished.open("wb") as file:
             np.savez(file, **arrays)  # type: ignore[arg-type]
         unfinished.replace(path)
     except (OSError, RuntimeError):  # full, read-only, a file in the way, or no home folder

@@ -13,6 +13,11 @@ class ImageModel(nn.Module):
     each model normalises them: ``(images - mean) / std`` per channel. The two are settings, not weights:
     ``state_dict`` does not hold them.
 
+    A model also says where its features are, as dotted paths for :class:`dotkd.taps.Taps`:
+    ``stage_paths`` (the output of each stage, in order), ``preact_paths`` (the same in front of the
+    stage's last ReLU; empty where there is none), ``pooled_path`` (the vector that the classifier gets)
+    and ``classifier_path``.
+
     Args:
         mean: Mean of each channel, or none for 0.
         std: Standard deviation of each channel, > 0, or none for 1.
@@ -28,6 +33,10 @@ class ImageModel(nn.Module):
 
     mean: Tensor
     std: Tensor
+    stage_paths: tuple[str, ...] = ()
+    preact_paths: tuple[str, ...] = ()
+    pooled_path: str = ""
+    classifier_path: str = ""
 
     def __init__(self, mean: Sequence[float] = (), std: Sequence[float] = ()) -> None:
         super().__init__()

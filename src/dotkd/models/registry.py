@@ -1,16 +1,45 @@
-"""Names of models and what they build: the one list that recipes are checked against."""
+"""Names of models and what they build: the one list that recipes are checked against.
+
+A name is ``DATASET/MODEL``; without a data set it means CIFAR-100. Models of CIFAR-100 and Tiny-ImageNet
+take images of any size, so both data sets have all of them.
+"""
 
 from collections.abc import Callable, Sequence
-from difflib import get_close_matches
+from difflib import SequenceMatcher
 from functools import partial
 
 from dotkd.errors import BadInput
 from dotkd.models.base import ImageModel
+from dotkd.models.mobilenet import MobileNetV1, MobileNetV2, TinyMobileNetV2
+from dotkd.models.resnet import imagenet_resnet, thin_resnet
+from dotkd.models.shufflenet import ShuffleNetV1, ShuffleNetV2
 from dotkd.models.small import CNN, MLP
+from dotkd.models.vgg import VGG
+from dotkd.models.wrn import WideResNet
 
-_MODELS: dict[str, Callable[..., ImageModel]] = {
+_Builder = Callable[..., ImageModel]
+_DEFAULT = "cifar100"
+_SHOWN = 5
+
+_SMALL_IMAGES: dict[str, _Builder] = {
+    **{f"resnet{depth}": partial(thin_resnet, depth) for depth in (8, 14, 20, 32, 44, 56, 110)},
+    **{f"resnet{depth}x4": partial(thin_resnet, depth, 4) for depth in (8, 32)},
+    **{f"ResNet{depth}": partial(imagenet_resnet, depth, False) for depth in (18, 34, 50)},
+    **{f"wrn_{depth}_{width}": partial(WideResNet, depth, width) for depth in (16, 40) for width in (1, 2)},
+    **{f"vgg{depth}": partial(VGG, depth) for depth in (8, 11, 13, 16, 19)},
+    "MobileNetV2": MobileNetV2,
+    "ShuffleV1": ShuffleNetV1,
+    "ShuffleV2": ShuffleNetV2,
+}
+
+_MODELS: dict[str, _Builder] = {
     **{f"small/mlp{width}": partial(MLP, width) for width in (16, 32, 64, 128, 256)},
     **{f"small/cnn{width}": partial(CNN, width) for width in (4, 8, 16, 32, 48, 64)},
+    **{f"cifar100/{name}": build for name, build in _SMALL_IMAGES.items()},
+    **{f"tiny_imagenet/{name}": build for name, build in _SMALL_IMAGES.items()},
+    "tiny_imagenet/MobileNetV2": TinyMobileNetV2,  # published as another network than CIFAR's
+    **{f"imagenet/ResNet{depth}": partial(imagenet_resnet, depth, True) for depth in (18, 34, 50)},
+    "imagenet/MobileNetV1": MobileNetV1,
 }
 
 
@@ -31,18 +60,32 @@ def check_model_name(name: str) -> str:
     """Refuse the name of a model that is not on the list.
 
     Args:
-        name: The name.
+        name: The name, with or without its data set.
 
     Returns:
-        The name.
+        The name with its data set.
 
     Raises:
         BadInput: Unknown; the message names the nearest.
     """
-    if name not in _MODELS:
-        nearest = get_close_matches(name, _MODELS, n=1, cutoff=0.0)[0]
-        raise BadInput(f"unknown model {name!r}; nearest: {nearest!r} (known: {', '.join(model_names())})")
-    return name
+    full = name if "/" in name else f"{_DEFAULT}/{name}"
+    if full not in _MODELS:
+        nearest = ", ".join(map(repr, _nearest(name)))
+        raise BadInput(
+            f"unknown model {name!r}; nearest: {nearest} "
+            f"(known: {len(_MODELS)} models, dotkd.models.model_names() lists them)"
+        )
+    return full
+
+
+def _nearest(name: str) -> list[str]:
+    """The names most like this one, in any case; like their own part, where it has no data set."""
+
+    def likeness(known: str) -> float:
+        known = known if "/" in name else known.partition("/")[2]
+        return SequenceMatcher(None, name.lower(), known.lower()).ratio()
+
+    return sorted(_MODELS, key=likeness, reverse=True)[:_SHOWN]
 
 
 def create_model(
@@ -53,10 +96,10 @@ def create_model(
     mean: Sequence[float] = (),
     std: Sequence[float] = (),
 ) -> ImageModel:
-    """Make a model, its weights drawn from torch's global generator as its layers do it.
+    """Make a model, its weights drawn from torch's global generator as its publication did it.
 
     Args:
-        name: A name out of :func:`model_names`.
+        name: A name out of :func:`model_names`; one without a data set means CIFAR-100.
         num_classes: Number of logits.
         image_shape: (C, H, W) of the images it will see.
         mean: Mean of each channel by which it normalises; none for plain images.
@@ -70,9 +113,11 @@ def create_model(
 
     Example:
         >>> import torch
-        >>> model = create_model("small/cnn8", num_classes=10)
+        >>> model = create_model("resnet8x4", num_classes=100)
         >>> model(torch.rand(2, 3, 32, 32)).shape
-        torch.Size([2, 10])
+        torch.Size([2, 100])
+        >>> model.stage_paths
+        ('relu', 'layer1', 'layer2', 'layer3')
     """
     build = _MODELS[check_model_name(name)]
     return build(num_classes=num_classes, image_shape=image_shape, mean=mean, std=std)

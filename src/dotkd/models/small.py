@@ -9,6 +9,7 @@ from itertools import pairwise
 from torch import Tensor, nn
 
 from dotkd.models.base import ImageModel
+from dotkd.models.layers import GlobalPool
 
 
 class MLP(ImageModel):
@@ -22,6 +23,11 @@ class MLP(ImageModel):
         std: Standard deviation of each channel.
     """
 
+    stage_paths = ("relu",)
+    preact_paths = ("hidden",)
+    pooled_path = "relu"
+    classifier_path = "fc"
+
     def __init__(
         self,
         width: int,
@@ -33,11 +39,12 @@ class MLP(ImageModel):
         super().__init__(mean, std)
         channels, height, columns = image_shape
         self.hidden = nn.Linear(channels * height * columns, width)
+        self.relu = nn.ReLU()
         self.fc = nn.Linear(width, num_classes)
 
     def forward(self, images: Tensor) -> Tensor:
         """Compute logits [B, num_classes] of images [B, C, H, W]."""
-        logits: Tensor = self.fc(self.hidden(self.normalize(images).flatten(1)).relu())
+        logits: Tensor = self.fc(self.relu(self.hidden(self.normalize(images).flatten(1))))
         return logits
 
 
@@ -51,6 +58,11 @@ class CNN(ImageModel):
         mean: Mean of each channel.
         std: Standard deviation of each channel.
     """
+
+    stage_paths = ("stages.0", "stages.1", "stages.2")
+    preact_paths = ("stages.0.1", "stages.1.1", "stages.2.1")
+    pooled_path = "pool"
+    classifier_path = "fc"
 
     def __init__(
         self,
@@ -72,9 +84,10 @@ class CNN(ImageModel):
                 for before, after in pairwise(widths)
             )
         )
+        self.pool = GlobalPool()
         self.fc = nn.Linear(widths[-1], num_classes)
 
     def forward(self, images: Tensor) -> Tensor:
         """Compute logits [B, num_classes] of images [B, C, H, W]."""
-        logits: Tensor = self.fc(self.stages(self.normalize(images)).mean(dim=(2, 3)))
+        logits: Tensor = self.fc(self.pool(self.stages(self.normalize(images))))
         return logits

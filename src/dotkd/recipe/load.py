@@ -89,9 +89,10 @@ def parse_recipe(text: str, source: str) -> Recipe:
         True
     """
     try:
-        return make_recipe(tomllib.loads(text), source)
-    except tomllib.TOMLDecodeError as error:
+        raw = tomllib.loads(text)
+    except ValueError as error:
         raise BadInput(f"{source}: not valid TOML: {error}") from None
+    return make_recipe(raw, source)
 
 
 def recipe_text(recipe: Recipe) -> str:
@@ -110,13 +111,54 @@ def recipe_text(recipe: Recipe) -> str:
     return tomli_w.dumps(recipe.model_dump(exclude_none=True))
 
 
+def is_override(word: str) -> bool:
+    """Say whether a word of the command line is meant as ``table.key=value``.
+
+    Args:
+        word: The word.
+
+    Returns:
+        Whether it is a dotted name, an equals sign and a value.
+
+    Example:
+        >>> is_override("optimizer.lr=0.1"), is_override("quick/digits-kd")
+        (True, False)
+    """
+    return re.match(r"[\w.-]+=", word) is not None
+
+
+def differing_keys(one: str, other: str) -> list[str]:
+    """Compare two resolved recipes.
+
+    Args:
+        one: TOML.
+        other: TOML.
+
+    Returns:
+        The keys, as ``table.key``, whose values differ or that one of them lacks.
+
+    Example:
+        >>> kd, hot = (load_recipe("quick/digits-kd", [f"method.temperature={t}"]) for t in (4, 8))
+        >>> differing_keys(recipe_text(kd), recipe_text(hot))
+        ['method.temperature']
+    """
+    flat = [_flat(tomllib.loads(text)) for text in (one, other)]
+    return sorted(key for key in {**flat[0], **flat[1]} if flat[0].get(key) != flat[1].get(key))
+
+
+def _flat(recipe: dict[str, Any]) -> dict[str, Any]:
+    tables = {key: value for key, value in recipe.items() if isinstance(value, dict)}
+    inner = {f"{table}.{key}": value for table, keys in tables.items() for key, value in keys.items()}
+    return {**{key: value for key, value in recipe.items() if key not in tables}, **inner}
+
+
 def _read(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
     """Read a file and those that it extends, its paths made independent of where it stands."""
     if path in above:
         raise BadInput(f"{path}: extends itself, by way of {' -> '.join(p.name for p in above)}")
     try:
-        raw = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raw = tomllib.loads(path.read_text(encoding="utf-8-sig"))
+    except ValueError as error:  # of TOML, of UTF-8, of a number with thousands of digits
         raise BadInput(f"{path}: not valid TOML: {error}") from None
     except OSError as error:
         raise BadInput(f"{path}: cannot be read: {error.strerror}") from None
@@ -185,7 +227,7 @@ def _parse(override: str) -> dict[str, Any]:
         raise BadInput(f"{override!r} is no override: write table.key=value, such as optimizer.lr=0.1")
     try:
         found = tomllib.loads(f"value = {text}")
-    except tomllib.TOMLDecodeError:
+    except ValueError:
         found = {"value": text}
     if found.keys() != {"value"}:
         raise BadInput(f"{override!r} is no override: one key and one value, on one line")

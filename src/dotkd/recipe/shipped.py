@@ -49,6 +49,8 @@ def find_recipe(recipe: str | Path, folder: Path | None = None) -> Path:
         BadInput: There is none; the message names the nearest shipped recipe.
     """
     path = Path(recipe) if folder is None else folder / recipe
+    if (path / "recipe.toml").is_file():
+        raise BadInput(f"{recipe} is the folder of a run: its recipe is {path / 'recipe.toml'}")
     if path.is_file():
         return path.resolve()
     name = str(recipe).removeprefix("recipes/").removesuffix(".toml")

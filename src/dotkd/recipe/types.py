@@ -190,7 +190,7 @@ class Run(Table):
     precision: Annotated[
         Literal["fp32", "bf16"], Field(description="`bf16`: both networks under autocast, losses in float32.")
     ] = "fp32"
-    threads: Annotated[int, Field(ge=0, description="CPU threads; 0: torch's choice.")] = 0
+    threads: Annotated[int, Field(ge=0, le=1024, description="CPU threads; 0: torch's choice.")] = 0
 
     @field_validator("device")
     @classmethod

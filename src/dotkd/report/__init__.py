@@ -6,6 +6,6 @@ SVG; ``page`` puts them on one self-contained page. Nothing here trains or reads
 
 from dotkd.report.page import render, write_report
 from dotkd.report.statistics import Summary, summarize
-from dotkd.report.text import paragraph
+from dotkd.report.text import sentences
 
-__all__ = ["Summary", "paragraph", "render", "summarize", "write_report"]
+__all__ = ["Summary", "render", "sentences", "summarize", "write_report"]

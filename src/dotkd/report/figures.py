@@ -10,6 +10,7 @@ import itertools
 import math
 import re
 import textwrap
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -228,6 +229,8 @@ def _accuracy(
     axes.tick_params(axis="y", length=0)
     axes.grid(visible=False, axis="y")
     axes.margins(x=0.06)
+    low, high = axes.get_xlim()
+    axes.set_xlim(max(low, 0.0), min(high, 100.0))
     axes.set_xlabel("Test accuracy, last epoch (%)")
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
     axes.xaxis.set_major_locator(MaxNLocator(6))
@@ -273,7 +276,10 @@ def _sample(name: str, look: Mapping[str, Any]) -> str:
 def _svg(figure: Figure, name: str) -> str:
     """Write a figure as one SVG element whose ids begin with a name of their own."""
     stream = io.StringIO()
-    figure.savefig(stream, format="svg", metadata=dict.fromkeys(["Creator", "Date", "Format", "Type"]))
+    with warnings.catch_warnings():
+        # A name may be in any script: the text stays text, and the reader's browser has the font.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font", category=UserWarning)
+        figure.savefig(stream, format="svg", metadata=dict.fromkeys(["Creator", "Date", "Format", "Type"]))
     text = stream.getvalue()
     text = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
     text = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", text)

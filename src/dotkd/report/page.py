@@ -13,7 +13,7 @@ from typing import Any
 from dotkd.errors import BadInput
 from dotkd.report.figures import Chart, Panel, charts
 from dotkd.report.statistics import Arm, Summary, summarize, without_seed
-from dotkd.report.text import READINGS, interval, number, paragraph, percent, points
+from dotkd.report.text import READINGS, interval, number, percent, points, sentences
 from dotkd.runs import RunRecord, find_runs, write_text
 
 NAME = "report.html"
@@ -63,7 +63,7 @@ def render(runs: Sequence[RunRecord]) -> str:
         title=escape(title),
         style=home.joinpath("page.css").read_text(encoding="utf-8"),
         facts=escape(_facts(runs, summary)),
-        summary=escape(paragraph(summary)),
+        summary="\n".join(f"<p>{escape(sentence)}</p>" for sentence in sentences(summary)),
         notes=_notes(summary),
         table=_table(summary),
         figures="\n".join(_figure(place, chart) for place, chart in enumerate(charts(runs, summary), 1)),
@@ -90,6 +90,10 @@ def _facts(runs: Sequence[RunRecord], summary: Summary) -> str:
         f"{' / '.join(map(str, epochs))} epoch" + ("" if epochs == [1] else "s"),
         f"{' / '.join(sorted({f'{arm.parameters:,}' for arm in summary.arms}))} parameters",
     ]
+    noise = [run.recipe["data"].get("label_noise", 0.0) for run in students]
+    if any(noise):
+        shares = " / ".join(f"{100 * share:g}" for share in sorted(set(noise)))
+        facts.append(f"{shares} % of the training labels are wrong")
     return " · ".join(facts)
 
 

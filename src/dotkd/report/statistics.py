@@ -7,6 +7,7 @@ Accuracies stay fractions here. An interval is a two-sided 95 % interval of Stud
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ import numpy as np
 from dotkd.errors import BadInput
 from dotkd.runs import RunRecord
 
+_TAUGHT = ("label_noise", "train_images", "validation", "seed")
 ORDER = ("plain", "sgd", "dot", "control")
 LEVEL = 0.95
 
@@ -50,7 +52,8 @@ class Difference:
     """Test accuracy after the last epoch, ``arm`` minus ``against``, over the seeds that both have.
 
     ``verdict`` is "higher" or "lower" where the interval excludes 0, "not distinguishable" where it
-    contains 0, "one seed" where there is no interval, and "no common seed".
+    contains 0, "one seed" and "no spread" where
+    there is no interval, and "no common seed".
     """
 
     arm: str
@@ -132,7 +135,10 @@ def summarize(runs: Sequence[RunRecord]) -> Summary:
             for run in runs
             if run.is_teacher
         ),
-        notes=tuple(_notes(groups, [*with_sgd, *with_control])),
+        notes=(
+            *_notes(groups, [*with_sgd, *with_control]),
+            *_teacher_notes([run for run in runs if run.is_teacher], groups),
+        ),
     )
 
 
@@ -193,6 +199,8 @@ def difference(arm: Sequence[RunRecord], against: Sequence[RunRecord]) -> Differ
     paired = estimate([ours[seed] - theirs[seed] for seed in seeds])
     if paired.low is None or paired.high is None:
         verdict = "one seed"
+    elif paired.high - paired.low < 1e-9:  # accuracies are counts of few images: equal ones do occur
+        verdict = "no spread"
     elif paired.low <= 0 <= paired.high:
         verdict = "not distinguishable"
     else:
@@ -253,13 +261,14 @@ def _unequal(
 
 
 def _notes(groups: Mapping[str, Sequence[RunRecord]], pairs: Sequence[tuple[str, str]]) -> Iterator[str]:
-    first, *others = groups
     for name, runs in groups.items():
         if any(without_seed(run) != without_seed(runs[0]) for run in runs):
             yield f"The runs of {name} do not all have the same recipe: its mean mixes them."
+        if len({run.environment.get("teacher_checksum") for run in runs}) > 1:
+            yield f"The runs of {name} do not all have the same teacher: its mean mixes them."
         if len(runs) == 1:
             yield f"{name} has one seed only: no interval."
-    for name in others:
+    for first, name in combinations(groups, 2):
         found = _conditions(groups[first], groups[name])
         if found:
             yield f"{first} and {name} were not run under equal conditions: {', '.join(found)}."
@@ -269,19 +278,33 @@ def _notes(groups: Mapping[str, Sequence[RunRecord]], pairs: Sequence[tuple[str,
             yield f"{name} and {other} differ in more than the kind of optimizer: {', '.join(found)}."
 
 
+def _teacher_notes(teachers: Sequence[RunRecord], groups: Mapping[str, Sequence[RunRecord]]) -> Iterator[str]:
+    """Say where a teacher had other data than the students it taught."""
+    students = next(iter(groups.values()))[0].recipe["data"]
+    for teacher in teachers:
+        theirs = {key: value for key, value in teacher.recipe["data"].items() if key in _TAUGHT}
+        found = _unequal("data", theirs, {key: students.get(key) for key in theirs})
+        if found:
+            yield f"{teacher.name} and its students had different data: {', '.join(found)}."
+
+
 def _conditions(one: Sequence[RunRecord], other: Sequence[RunRecord]) -> list[str]:
-    """What differs in data, student and schedule; the data's seed only between runs of one seed."""
-    theirs = {run.seed: run.recipe for run in other}
-    shared = [(run.recipe, theirs[run.seed]) for run in one if run.seed in theirs]
-    but = set() if shared else {"seed"}
-    return list(
-        dict.fromkeys(
-            text
-            for mine, its in shared or [(one[0].recipe, other[0].recipe)]
-            for table in ("data", "student", "schedule")
-            for text in _unequal(table, mine.get(table, {}), its.get(table, {}), but)
-        )
-    )
+    """What differs in data, teacher, student, schedule and run; the data's seed only between equal seeds."""
+    theirs = {run.seed: run for run in other}
+    shared = [(run, theirs[run.seed]) for run in one if run.seed in theirs]
+    but = {"seed"} if not shared else set()
+    found: dict[str, None] = {}
+    for mine, its in shared or [(one[0], other[0])]:
+        for table in ("data", "student", "schedule"):
+            found.update(
+                dict.fromkeys(_unequal(table, mine.recipe.get(table, {}), its.recipe.get(table, {}), but))
+            )
+        found.update(dict.fromkeys(_unequal("run", mine.recipe["run"], its.recipe["run"], {"seed"})))
+        if "method" in mine.recipe and "method" in its.recipe:
+            ours, other_ones = (run.environment.get("teacher_checksum") for run in (mine, its))
+            if ours != other_ones:
+                found[f"the teacher ({ours} and {other_ones})"] = None
+    return list(found)
 
 
 def without_seed(run: RunRecord) -> dict[str, Any]:

@@ -29,29 +29,28 @@ READINGS = {
 }
 
 
-def paragraph(summary: Summary) -> str:
+def sentences(summary: Summary) -> list[str]:
     """Say what the numbers allow to be said.
 
     Args:
         summary: the numbers.
 
     Returns:
-        A few sentences: what is quoted, whether distillation helps, whether DOT differs from plain
-        momentum and from its matched control, and what the intervals do not cover.
+        Sentences, one finding each: what is quoted, whether distillation helps, whether DOT differs from
+        plain momentum and from its matched control, and what the intervals do not cover.
     """
     kinds = {arm.name: arm.kind for arm in summary.arms}
     plain_momentum = [d for d in summary.to_plain if kinds[d.arm] == "sgd"]
     over_plain = plain_momentum or [d for d in summary.to_plain if d.arm == summary.baseline]
-    sentences = [
-        "Quoted is the test accuracy after the last epoch; the test set was read once, when a run had ended.",
+    said = [
+        "Quoted is the test accuracy after the last epoch; the test images were read after training.",
         *_distillation(summary, over_plain),
     ]
     shown = list(over_plain)
     if "dot" in kinds.values():
-        sentences += [*_dot(summary)]
+        said += [*_dot(summary)]
         shown += [*summary.to_sgd, *summary.to_control]
-    sentences += _caveat(shown)
-    return " ".join(sentences)
+    return [*said, *_caveat(shown)]
 
 
 def _distillation(summary: Summary, over_plain: Sequence[Difference]) -> Iterator[str]:
@@ -75,8 +74,8 @@ def _dot(summary: Summary) -> Iterator[str]:
             yield f"{arm.name} has no arm with plain momentum and its method to be compared with."
         for difference in matched:
             yield (
-                f"DOT against its control, which has DOT's effective weights but one momentum: "
-                f"{compared(difference)}; a difference here is what the two memories do, not the weighting."
+                "DOT against its control, which has one momentum and the weights that DOT's two come to in "
+                f"the long run: {compared(difference)}."
             )
         if not matched:
             yield (
@@ -90,10 +89,10 @@ def _caveat(shown: Sequence[Difference]) -> Iterator[str]:
     if intervals > 1:
         yield (
             f"The {intervals} intervals are at 95 % each, without correction for their number, "
-            "and speak of further seeds on this test set, not of other data."
+            "and speak of further student seeds, with this teacher, these labels and tests."
         )
     elif intervals == 1:
-        yield "The interval speaks of further seeds on this test set, not of other data."
+        yield "The interval speaks of further student seeds, with this teacher, these labels and tests."
 
 
 def compared(difference: Difference) -> str:
@@ -113,6 +112,11 @@ def compared(difference: Difference) -> str:
         return (
             f"{arm} and {against} share one seed, with a difference of {points(difference.mean)} points; "
             "one seed gives no interval, so nothing is claimed"
+        )
+    if difference.verdict == "no spread":
+        return (
+            f"{arm} and {against} differ by {points(difference.mean)} points in every one of "
+            f"{len(difference.seeds)} seeds; without any spread there is no interval, so nothing is claimed"
         )
     range_ = f"95 % interval {interval(difference)}, {len(difference.seeds)} seeds"
     if difference.verdict == "not distinguishable":

@@ -3,6 +3,7 @@
 import hashlib
 import platform
 import subprocess
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -10,16 +11,18 @@ from typing import Any
 import torch
 
 from dotkd.data import ImageData, Splits
+from dotkd.errors import BadInput
 
 _PACKAGES = ("dotkd", "torch", "numpy", "scipy", "safetensors")
 
 
-def environment(device: torch.device, data: Splits) -> dict[str, Any]:
+def environment(device: torch.device, data: Splits, files: Mapping[str, Path]) -> dict[str, Any]:
     """Describe where a run takes place.
 
     Args:
         device: Where its networks are.
         data: What it learns from and is judged by.
+        files: Students of other runs that it starts from or learns from, by the part they play.
 
     Returns:
         Names to text and numbers, for JSON.
@@ -27,13 +30,42 @@ def environment(device: torch.device, data: Splits) -> dict[str, Any]:
     return {
         "python": platform.python_version(),
         **{name: _version(name) for name in _PACKAGES},
-        "commit": _commit(),
+        **({"commit": commit} if (commit := _commit()) else {}),
         "platform": platform.platform(),
         "cpu": _cpu(),
         "threads": torch.get_num_threads(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         **{f"{name}_checksum": _checksum(part) for name, part in data._asdict().items() if part is not None},
+        **{f"{name}_checksum": file_checksum(path) for name, path in files.items()},
     }
+
+
+def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
+    """Compare the environment of a run with that in which it goes on.
+
+    Args:
+        before: As the run folder has it.
+        now: As it is now.
+
+    Returns:
+        What is different now: threads, a version, hardware.
+
+    Raises:
+        BadInput: The data, the teacher or the weights to start from are different: not the same run.
+    """
+    different = {key: value for key, value in now.items() if before.get(key) != value}
+    for key in different:
+        if key.endswith("_checksum"):
+            part = key.removesuffix("_checksum")
+            raise BadInput(
+                f"{part}: not what it was when this run began (checksum {before.get(key)}, now {now[key]})"
+            )
+    return different
+
+
+def file_checksum(path: Path) -> str:
+    """Return the first 16 digits of a file's SHA-256."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
 
 
 def _version(package: str) -> str:
@@ -44,8 +76,11 @@ def _version(package: str) -> str:
 
 
 def _commit() -> str:
-    """Return the commit of the checkout that this file is in; empty for an installed package."""
-    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+    """Return the commit of this package's own checkout, marked where it was changed; else nothing."""
+    root = Path(__file__).parents[3]
+    if not (root / ".git").exists():  # installed, perhaps into an environment inside another repository
+        return ""
+    command = ["git", "-C", str(root), "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"]
     try:
         found = subprocess.run(command, capture_output=True, text=True, check=False, timeout=10)
     except (OSError, subprocess.TimeoutExpired):
@@ -65,5 +100,5 @@ def _cpu() -> str:
 def _checksum(data: ImageData) -> str:
     digest = hashlib.sha256()
     for tensor in (data.pixels, data.labels, data.index):
-        digest.update(tensor.numpy().data)
+        digest.update(tensor.cpu().numpy().data)
     return digest.hexdigest()[:16]

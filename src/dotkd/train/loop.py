@@ -15,8 +15,8 @@ import torch
 from dotkd import runs
 from dotkd.build import load_student, save_student
 from dotkd.errors import BadInput
-from dotkd.recipe import Recipe, recipe_text
-from dotkd.train.environment import environment
+from dotkd.recipe import Recipe, differing_keys, recipe_text
+from dotkd.train.environment import changes, environment, file_checksum
 from dotkd.train.epoch import OnStep, judge_epoch, stop_diverged, train_epoch
 from dotkd.train.evaluate import evaluate
 from dotkd.train.session import Session, read_checkpoint, restore, save, start
@@ -55,7 +55,7 @@ def train(
     """
     check_folder(recipe, folder, resume=resume)
     if resume and runs.is_finished(folder):
-        return runs.read_run(folder).results
+        return _finished(folder, teacher)
     threads = torch.get_num_threads()
     with torch.random.fork_rng():
         try:
@@ -63,6 +63,15 @@ def train(
             return _train(recipe, folder, teacher, on_epoch, on_step)
         finally:
             torch.set_num_threads(threads)
+
+
+def _finished(folder: Path, teacher: Path | None) -> dict[str, Any]:
+    record = runs.read_run(folder)
+    if teacher is not None and file_checksum(teacher) != record.environment.get("teacher_checksum"):
+        raise BadInput(
+            f"{folder} holds a finished run with another teacher than {teacher}: give another --output"
+        )
+    return record.results
 
 
 def check_folder(recipe: Recipe, folder: Path, *, resume: bool) -> None:
@@ -84,8 +93,12 @@ def check_folder(recipe: Recipe, folder: Path, *, resume: bool) -> None:
         return
     if not resume:
         raise BadInput(f"{folder} holds a run already: give another --output, or --resume to go on with it")
-    if stored.read_text(encoding="utf-8") != recipe_text(recipe):
-        raise BadInput(f"{folder} holds a run of another recipe (see {stored}): give another --output")
+    keys = differing_keys(stored.read_text(encoding="utf-8"), recipe_text(recipe))
+    if keys:
+        raise BadInput(
+            f"{folder} holds a run of another recipe, which differs in {', '.join(keys)}: give another "
+            "--output"
+        )
 
 
 def _train(
@@ -100,20 +113,39 @@ def _train(
             raise BadInput(f"recipe {recipe.name!r} has a teacher that is to be trained first: pass its file")
         teacher = Path(recipe.teacher.checkpoint)
     session = start(recipe, load_student(teacher)[0] if teacher is not None else None)
+    started = recipe.student.checkpoint
+    files = {"teacher": teacher, "start": None if started is None else Path(started)}
+    now = environment(session.device, session.data, {name: path for name, path in files.items() if path})
+    with runs.locked(folder):
+        _begin(session, folder, now)
+        _epochs(session, folder, on_epoch, on_step)
+        return _finish(session, folder)
+
+
+def _begin(session: Session, folder: Path, now: dict[str, Any]) -> None:
+    """Write what a run folder begins with, or take up what is there."""
+    runs.remove_parts(folder)
     if (folder / runs.LAST).exists():
-        runs.remove_parts(folder)
+        before = runs.read_json(folder / runs.ENVIRONMENT)
+        different = changes(before, now)
         restore(session, folder)
         runs.truncate_metrics(folder, session.epoch)
+        if different:
+            resumed = [*before.get("resumed", []), {"epoch": session.epoch, **different}]
+            runs.write_json(folder / runs.ENVIRONMENT, {**before, "resumed": resumed})
     else:
-        runs.write_text(folder / runs.RECIPE, recipe_text(recipe))
-        runs.write_json(folder / runs.ENVIRONMENT, environment(session.device, session.data))
+        runs.write_text(folder / runs.RECIPE, recipe_text(session.recipe))
+        runs.write_json(folder / runs.ENVIRONMENT, now)
         runs.write_text(folder / runs.METRICS, "")
-    while session.epoch < recipe.schedule.epochs:
+
+
+def _epochs(session: Session, folder: Path, on_epoch: Sequence[OnEpoch], on_step: OnStep | None) -> None:
+    while session.epoch < session.recipe.schedule.epochs:
         before = time.perf_counter()
         metrics = train_epoch(session, on_step)
-        metrics = {"epoch": session.epoch + 1, **metrics, **judge_epoch(session)}
+        seconds = time.perf_counter() - before  # of learning: arms are not judged alike
+        metrics = {"epoch": session.epoch + 1, **metrics, **judge_epoch(session), "seconds": seconds}
         session.epoch += 1
-        metrics["seconds"] = time.perf_counter() - before
         accuracy = metrics["validation_accuracy"]
         is_best = accuracy is not None and (
             session.best is None or accuracy > session.best["validation_accuracy"]
@@ -124,7 +156,6 @@ def _train(
         save(session, folder, is_best=is_best)
         for call in on_epoch:
             call(metrics)
-    return _finish(session, folder)
 
 
 def _finish(session: Session, folder: Path) -> dict[str, Any]:

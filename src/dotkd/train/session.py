@@ -4,6 +4,7 @@ A session is the objective, the optimizer, the random streams and the best epoch
 does not hold is made anew from the recipe: the teacher, the data, the schedule.
 """
 
+import io
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -102,7 +103,7 @@ def save(session: Session, folder: Path, *, is_best: bool) -> None:
     """Write the checkpoint of the last epoch, and of the best one where this is it."""
     best = {"epoch": session.epoch, "objective": session.objective.state_dict()}
     if is_best:
-        write_atomically(folder / BEST, lambda path: torch.save(best, path))
+        _write(folder / BEST, best)
     last = {
         **best,
         "recipe": recipe_text(session.recipe),
@@ -113,7 +114,18 @@ def save(session: Session, folder: Path, *, is_best: bool) -> None:
         "forward": torch.get_rng_state(),
         "forward_cuda": torch.cuda.get_rng_state(session.device) if session.device.type == "cuda" else None,
     }
-    write_atomically(folder / LAST, lambda path: torch.save(last, path))
+    _write(folder / LAST, last)
+
+
+def _write(path: Path, state: dict[str, Any]) -> None:
+    # By way of bytes: torch's own writer does not say that a disk is full.
+    content = io.BytesIO()
+    torch.save(state, content)
+
+    def write(beside: Path) -> None:
+        beside.write_bytes(content.getbuffer())
+
+    write_atomically(path, write)
 
 
 def restore(session: Session, folder: Path) -> None:

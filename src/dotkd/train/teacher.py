@@ -3,19 +3,21 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from torch import nn
+
 from dotkd import runs
 from dotkd.build import build_data, build_device, build_student, load_student
 from dotkd.errors import BadInput
-from dotkd.recipe import Recipe, load_recipe, recipe_text
+from dotkd.recipe import Recipe, load_recipe
 from dotkd.train.epoch import OnStep
-from dotkd.train.loop import OnEpoch, train
+from dotkd.train.loop import OnEpoch, check_folder, train
 
 
 def teacher_recipe(recipe: Recipe) -> Recipe | None:
     """Read the recipe that trains the teacher of another one.
 
-    Where the data are, the device and the threads follow the student's recipe: they belong to the machine,
-    not to the teacher.
+    Where the data are, the device and the threads follow the student's recipe, for they belong to the
+    machine; so do the images set aside for validation, which no teacher may have seen.
 
     Args:
         recipe: The student's recipe.
@@ -36,7 +38,8 @@ def teacher_recipe(recipe: Recipe) -> Recipe | None:
             f"teacher.recipe: {recipe.teacher.recipe} is for {teacher.data.name}, the student's data is "
             f"{recipe.data.name}"
         )
-    data = teacher.data.model_copy(update={"root": recipe.data.root})
+    own = {key: getattr(recipe.data, key) for key in ("root", "validation", "seed")}
+    data = teacher.data.model_copy(update=own)
     run = teacher.run.model_copy(update={"device": recipe.run.device, "threads": recipe.run.threads})
     return teacher.model_copy(update={"data": data, "run": run})
 
@@ -54,10 +57,20 @@ def check_recipe(recipe: Recipe) -> None:
     if teacher is not None:
         check_recipe(teacher)
     elif recipe.teacher is not None and recipe.teacher.checkpoint is not None:
-        load_student(Path(recipe.teacher.checkpoint))
+        taught = load_student(Path(recipe.teacher.checkpoint))[1].data.name
+        if taught != recipe.data.name:
+            raise BadInput(
+                f"teacher.checkpoint: {recipe.teacher.checkpoint} learned from {taught}, the student's data "
+                f"is {recipe.data.name}"
+            )
     build_device(recipe.run.device)
-    build_data(recipe.data)
-    build_student(recipe)
+    images, student = len(build_data(recipe.data).train), build_student(recipe)
+    norms = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in student.modules())
+    if norms and images % recipe.data.batch_size == 1:
+        raise BadInput(
+            f"data.batch_size: {recipe.data.batch_size} leaves one of {images} images for the last batch, "
+            "and batch norm needs two: take another size"
+        )
 
 
 def provide_teacher(
@@ -88,8 +101,6 @@ def provide_teacher(
         return Path(recipe.teacher.checkpoint)
     teacher = teacher_recipe(recipe)
     assert teacher is not None
-    stored = folder / runs.RECIPE
-    if stored.exists() and stored.read_text(encoding="utf-8") != recipe_text(teacher):
-        raise BadInput(f"{folder} holds a teacher of another recipe: give another --output, or remove it")
+    check_folder(teacher, folder, resume=True)
     train(teacher, folder, resume=True, on_epoch=on_epoch, on_step=on_step)
     return folder / runs.STUDENT

@@ -1,0 +1,158 @@
+"""ResNets: the thin ones of CIFAR (resnet8 to resnet110, x4) and those of ImageNet, with either stem.
+
+The published files spell two names differently, so they are arguments: the projection of a block
+(``downsample`` or ``shortcut``) and the classifier (``fc`` or ``linear``).
+"""
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from dotkd.models.base import ImageModel
+from dotkd.models.layers import GlobalPool, conv_bn, init_fan_out
+
+# Depth -> blocks of each of the four stages, and whether they are bottlenecks.
+_IMAGENET_DEPTHS = {18: ((2, 2, 2, 2), False), 34: ((3, 4, 6, 3), False), 50: ((3, 4, 6, 3), True)}
+
+
+class ResidualBlock(nn.Module):
+    """``relu(convolutions(x) + skip(x))``; the sum passes ``preact``, for taps in front of the ReLU.
+
+    Args:
+        before: Channels in.
+        width: Channels of the 3x3 convolutions; a bottleneck gives out four times as many.
+        stride: Of the first 3x3 convolution.
+        bottleneck: 1x1, 3x3, 1x1 instead of 3x3, 3x3.
+        skip: Name of the projection, which is there where the shapes differ.
+    """
+
+    def __init__(self, before: int, width: int, stride: int, bottleneck: bool, skip: str) -> None:
+        super().__init__()
+        after = 4 * width if bottleneck else width
+        convolutions = [(3, width, stride), (3, after, 1)]
+        if bottleneck:
+            convolutions = [(1, width, 1), (3, width, stride), (1, after, 1)]
+        self.pairs = [(f"conv{number}", f"bn{number}") for number in range(1, len(convolutions) + 1)]
+        channels = before
+        for names, (kernel, wide, step) in zip(self.pairs, convolutions, strict=True):
+            for name, layer in zip(names, conv_bn(channels, wide, kernel, step), strict=True):
+                self.add_module(name, layer)
+            channels = wide
+        self.skip = skip if stride != 1 or before != after else ""
+        if self.skip:
+            self.add_module(skip, nn.Sequential(*conv_bn(before, after, 1, stride)))
+        self.preact = nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Compute [B, after, H', W'] of [B, before, H, W]."""
+        out = x
+        for number, (conv, norm) in enumerate(self.pairs):
+            out = getattr(self, norm)(getattr(self, conv)(out.relu() if number else out))
+        total: Tensor = self.preact(out + (getattr(self, self.skip)(x) if self.skip else x))
+        return total.relu()
+
+
+class ResNet(ImageModel):
+    """A stem and stages of residual blocks; every stage but the first halves the size.
+
+    Args:
+        widths: Channels of the stem and of the 3x3 convolutions of each stage.
+        blocks: Blocks of each stage.
+        bottleneck: Whether they are bottlenecks.
+        large_stem: 7x7 with stride 2 and a max pool, for ImageNet; else 3x3.
+        skip: Name of a block's projection.
+        head: Name of the classifier.
+        num_classes: Logits.
+        image_shape: (C, H, W) of the images; any height and width.
+        mean: Mean of each channel.
+        std: Standard deviation of each channel.
+
+    Reference:
+        He, Zhang, Ren, Sun: Deep Residual Learning for Image Recognition. CVPR 2016, arXiv 1512.03385.
+    """
+
+    def __init__(
+        self,
+        widths: Sequence[int],
+        blocks: Sequence[int],
+        *,
+        bottleneck: bool = False,
+        large_stem: bool = False,
+        skip: str = "downsample",
+        head: str = "fc",
+        num_classes: int,
+        image_shape: tuple[int, int, int],
+        mean: Sequence[float] = (),
+        std: Sequence[float] = (),
+    ) -> None:
+        super().__init__(mean, std)
+        channels = widths[0]
+        kernel, stride = (7, 2) if large_stem else (3, 1)
+        self.conv1, self.bn1 = conv_bn(image_shape[0], channels, kernel, stride)
+        self.relu = nn.ReLU()
+        self.maxpool = nn.MaxPool2d(3, 2, padding=1) if large_stem else nn.Identity()
+        self.layers = [f"layer{number}" for number in range(1, len(blocks) + 1)]
+        for layer, width, count in zip(self.layers, widths[1:], blocks, strict=True):
+            stage = nn.Sequential()
+            for number in range(count):
+                stride = 2 if number == 0 and layer != "layer1" else 1
+                stage.append(ResidualBlock(channels, width, stride, bottleneck, skip))
+                channels = 4 * width if bottleneck else width
+            self.add_module(layer, stage)
+        self.pool = GlobalPool()
+        self.add_module(head, nn.Linear(channels, num_classes))
+        init_fan_out(self)
+        self.stage_paths = ("relu", *self.layers)
+        last = zip(self.layers, blocks, strict=True)
+        self.preact_paths = ("relu", *(f"{layer}.{count - 1}.preact" for layer, count in last))
+        self.pooled_path, self.classifier_path = "pool", head
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Compute logits [B, num_classes] of images [B, C, H, W]."""
+        x = self.maxpool(self.relu(self.bn1(self.conv1(self.normalize(images)))))
+        for layer in self.layers:
+            x = getattr(self, layer)(x)
+        logits: Tensor = getattr(self, self.classifier_path)(self.pool(x))
+        return logits
+
+
+def thin_resnet(
+    depth: int,
+    width: int = 1,
+    *,
+    num_classes: int,
+    image_shape: tuple[int, int, int],
+    mean: Sequence[float] = (),
+    std: Sequence[float] = (),
+) -> ResNet:
+    """Make a ResNet of three stages with 16, 32 and 64 channels times ``width``; ``depth`` is 6n + 2."""
+    widths = (16 if width == 1 else 8 * width, 16 * width, 32 * width, 64 * width)
+    return ResNet(
+        widths, ((depth - 2) // 6,) * 3, num_classes=num_classes, image_shape=image_shape, mean=mean, std=std
+    )
+
+
+def imagenet_resnet(
+    depth: int,
+    large_stem: bool,
+    *,
+    num_classes: int,
+    image_shape: tuple[int, int, int],
+    mean: Sequence[float] = (),
+    std: Sequence[float] = (),
+) -> ResNet:
+    """Make a ResNet of 18, 34 or 50 layers; with the small stem it is the one published for CIFAR."""
+    blocks, bottleneck = _IMAGENET_DEPTHS[depth]
+    skip, head = ("downsample", "fc") if large_stem else ("shortcut", "linear")
+    return ResNet(
+        (64, 64, 128, 256, 512),
+        blocks,
+        bottleneck=bottleneck,
+        large_stem=large_stem,
+        skip=skip,
+        head=head,
+        num_classes=num_classes,
+        image_shape=image_shape,
+        mean=mean,
+        std=std,
+    )
