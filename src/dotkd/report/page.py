@@ -13,7 +13,7 @@ from typing import Any
 from dotkd.errors import BadInput
 from dotkd.report.figures import Chart, Panel, charts
 from dotkd.report.statistics import Arm, Summary, summarize, without_seed
-from dotkd.report.text import READINGS, interval, number, percent, points, sentences
+from dotkd.report.text import interval, number, percent, points, reading, sentences
 from dotkd.runs import RunRecord, find_runs, write_text
 
 NAME = "report.html"
@@ -66,7 +66,10 @@ def render(runs: Sequence[RunRecord]) -> str:
         summary="\n".join(f"<p>{escape(sentence)}</p>" for sentence in sentences(summary)),
         notes=_notes(summary),
         table=_table(summary),
-        figures="\n".join(_figure(place, chart) for place, chart in enumerate(charts(runs, summary), 1)),
+        figures="\n".join(
+            _figure(place, chart, noisy=any(_noise(runs)))
+            for place, chart in enumerate(charts(runs, summary), 1)
+        ),
         recipes="\n".join(_recipes(runs)),
         environment=_environment(runs),
     )
@@ -90,11 +93,15 @@ def _facts(runs: Sequence[RunRecord], summary: Summary) -> str:
         f"{' / '.join(map(str, epochs))} epoch" + ("" if epochs == [1] else "s"),
         f"{' / '.join(sorted({f'{arm.parameters:,}' for arm in summary.arms}))} parameters",
     ]
-    noise = [run.recipe["data"].get("label_noise", 0.0) for run in students]
+    noise = _noise(students)
     if any(noise):
-        shares = " / ".join(f"{100 * share:g}" for share in sorted(set(noise)))
+        shares = " / ".join(f"{100 * share:g}" for share in noise)
         facts.append(f"{shares} % of the training labels are wrong")
     return " · ".join(facts)
+
+
+def _noise(runs: Sequence[RunRecord]) -> list[float]:
+    return sorted({run.recipe["data"].get("label_noise", 0.0) for run in runs if not run.is_teacher})
 
 
 def _count(number: int, what: str) -> str:
@@ -187,7 +194,7 @@ def _row(cells: Sequence[str], shown: Sequence[bool]) -> str:
 # ---------------------------------------------------------------- figures, recipes, environment
 
 
-def _figure(place: int, chart: Chart) -> str:
+def _figure(place: int, chart: Chart, *, noisy: bool) -> str:
     legend = "".join(
         f'<li><span aria-hidden="true">{sample}</span>{escape(name)}</li>' for sample, name in chart.legend
     )
@@ -195,7 +202,7 @@ def _figure(place: int, chart: Chart) -> str:
     return (
         f'<figure id="{chart.key}"><ul class="legend">{legend}</ul><div class="panels">{panels}</div>'
         f"<figcaption><strong>Figure {place}.</strong> {escape(chart.caption)} "
-        f"{escape(READINGS[chart.key])}</figcaption></figure>"
+        f"{escape(reading(chart.key, noisy=noisy))}</figcaption></figure>"
     )
 
 

@@ -29,6 +29,22 @@ READINGS = {
 }
 
 
+NOISY = "With wrong labels a lower task loss on the training images is partly the noise, learned by heart."
+
+
+def reading(figure: str, *, noisy: bool) -> str:
+    """Say how a figure is read.
+
+    Args:
+        figure: its key.
+        noisy: whether some training labels are wrong.
+
+    Returns:
+        A sentence or two.
+    """
+    return f"{READINGS[figure]} {NOISY}" if noisy and "loss" in figure else READINGS[figure]
+
+
 def sentences(summary: Summary) -> list[str]:
     """Say what the numbers allow to be said.
 
