@@ -10,16 +10,17 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
-from torch import Tensor, nn
+from torch import nn
 
 from dotkd.data import Splits, data_facts, load_data
 from dotkd.data.randomness import random_stream
 from dotkd.errors import BadInput
 from dotkd.methods import Method, create_method
-from dotkd.models import ImageModel, create_model
+from dotkd.models import ImageModel, create_model, load_weights
+from dotkd.models.checkpoint import is_safetensors
 from dotkd.optim import DOT, matched_gains
 from dotkd.recipe import Recipe, parse_recipe, recipe_text
-from dotkd.recipe.types import ControlTable, Data, DOTTable, Model, SGDTable, check_device
+from dotkd.recipe.types import ControlTable, Data, DOTTable, Normalised, SGDTable, check_device
 
 
 def build_data(data: Data) -> Splits:
@@ -71,11 +72,38 @@ def build_device(device: str) -> torch.device:
     return chosen
 
 
-def build_model(table: Model, data: Data) -> ImageModel:
+def build_model(name: str, table: Normalised, data: Data) -> ImageModel:
     """Make a network for a data set, with random weights."""
     facts = data_facts(data.name)
     shape = (facts.channels, facts.height, facts.width)
-    return create_model(table.model, facts.num_classes, image_shape=shape, mean=table.mean, std=table.std)
+    return create_model(name, facts.num_classes, image_shape=shape, mean=table.mean, std=table.std)
+
+
+def build_teacher(recipe: Recipe, path: Path) -> ImageModel:
+    """Make the teacher of a recipe, with the weights of a file.
+
+    Args:
+        recipe: The recipe.
+        path: A student of another run, which knows its model, or any weights of ``teacher.model``.
+
+    Returns:
+        The teacher in evaluation mode.
+
+    Raises:
+        BadInput: The file is missing or does not fit, or the teacher learned from another data set.
+    """
+    table = recipe.teacher
+    if table is not None and table.model is not None:
+        teacher = build_model(table.model, table, recipe.data)
+        load_weights(teacher, path)
+        return teacher.eval()
+    teacher, taught = load_student(path)
+    if taught.data.name != recipe.data.name:
+        raise BadInput(
+            f"teacher.checkpoint: {path} learned from {taught.data.name}, the student's data is "
+            f"{recipe.data.name}"
+        )
+    return teacher
 
 
 def build_student(recipe: Recipe) -> ImageModel:
@@ -92,11 +120,10 @@ def build_student(recipe: Recipe) -> ImageModel:
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(random_stream(recipe.run.seed, "student.init").initial_seed())
-        student = build_model(recipe.student, recipe.data)
+        student = build_model(recipe.student.model, recipe.student, recipe.data)
     if recipe.student.checkpoint is not None:
-        weights, metadata = _read_student(Path(recipe.student.checkpoint))
-        _load(student, weights, recipe.student.checkpoint)
-        _check_normalisation(recipe, metadata)
+        load_weights(student, recipe.student.checkpoint)
+        _check_normalisation(recipe, _metadata(Path(recipe.student.checkpoint)))
     return student
 
 
@@ -180,36 +207,28 @@ def load_student(path: Path) -> tuple[ImageModel, Recipe]:
         torch.Size([2, 10])
     """
     path = path / "student.safetensors" if path.is_dir() else path
-    weights, metadata = _read_student(path)
+    if path.suffix in (".pt", ".pth"):
+        raise BadInput(
+            f"{path}: not a student of a run, which is a student.safetensors; the .pth of a teacher needs "
+            "teacher.model"
+        )
+    if not path.is_file():
+        raise BadInput(f"no file {str(path)!r}: wanted a student.safetensors or the folder of a finished run")
+    metadata = _metadata(path)
     if "recipe" not in metadata:
         raise BadInput(f"{path}: not a student of a run: there is no recipe in its metadata")
     recipe = parse_recipe(metadata["recipe"], f"{path}, recipe")
-    student = build_model(recipe.student, recipe.data)
-    _load(student, weights, str(path))
+    student = build_model(recipe.student.model, recipe.student, recipe.data)
+    load_weights(student, path)
     return student.eval(), recipe
 
 
-def _read_student(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    if path.suffix in (".pt", ".pth"):
-        raise BadInput(f"{path}: a checkpoint to go on from; what is deployed is a student.safetensors")
-    if not path.is_file():
-        raise BadInput(f"no file {str(path)!r}: wanted a student.safetensors or the folder of a finished run")
+def _metadata(path: Path) -> dict[str, str]:
+    """Return what a safetensors file says of itself; other files say nothing."""
+    if not is_safetensors(path):
+        return {}
     try:
         with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+            return file.metadata() or {}
     except (SafetensorError, OSError) as error:
         raise BadInput(f"{path}: not a safetensors file: {error}") from None
-
-
-def _load(model: nn.Module, weights: dict[str, Tensor], source: str) -> None:
-    wanted = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    given = {name: tuple(tensor.shape) for name, tensor in weights.items()}
-    wrong = [
-        f"{name} {list(given[name]) if name in given else 'missing'}, wanted "
-        f"{list(wanted[name]) if name in wanted else 'nothing'}"
-        for name in sorted(wanted.keys() | given.keys())
-        if wanted.get(name) != given.get(name)
-    ]
-    if wrong:
-        raise BadInput(f"{source}: does not fit {type(model).__name__}: {'; '.join(wrong[:4])}")
-    model.load_state_dict(weights)

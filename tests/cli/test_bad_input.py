@@ -162,8 +162,19 @@ def wicked(path: Path, target: Path) -> None:
 @pytest.mark.parametrize("key", ["teacher.checkpoint", "student.checkpoint"])
 def test_a_pickle_as_checkpoint_of_a_recipe_does_not_run(refused, tmp_path, key) -> None:
     wicked(tmp_path / "evil.pt", tmp_path / "ran")
-    says = r"evil\.pt: a checkpoint to go on from; what is deployed is a student\.safetensors"
-    refused("train", DOT, *TINY, f"{key}=evil.pt", "-o", "out", says=says)
+    says = r"evil\.pt: not a student of a run, which is a student\.safetensors"
+    for own in ([], ["teacher.model=small/mlp16"]):
+        given = [f"{key}=evil.pt", *(own if key == "teacher.checkpoint" else [])]
+        code = r"evil\.pt: refused, loading it would run code"
+        refused(
+            "train",
+            DOT,
+            *TINY,
+            *given,
+            "-o",
+            "out",
+            says=code if len(given) > 1 or "student" in key else says,
+        )
     refused("evaluate", "evil.pt", says=says)
     refused("export", "evil.pt", "-o", "x.onnx", "-f", "onnx", says=says)
     assert not (tmp_path / "ran").exists()
@@ -245,7 +256,7 @@ def test_a_student_that_no_run_wrote(refused, run) -> None:
     refused("evaluate", run, says=r"student\.safetensors, recipe: not valid TOML")
     text = (run / runs.RECIPE).read_text(encoding="utf-8")
     save_file(weights, path, metadata={"recipe": text.replace("mlp16", "mlp64")})
-    refused("evaluate", run, says="does not fit MLP: fc.weight.*wanted")
+    refused("evaluate", run, says="does not fit MLP: other shape: .*fc.weight.*wanted")
 
 
 @pytest.mark.parametrize("verb", ["evaluate", "export"])

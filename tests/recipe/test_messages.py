@@ -12,7 +12,7 @@ from dotkd.recipe.types import tables
 
 DOT, PLAIN = "quick/digits-kd-dot", "quick/digits-plain"
 STEP = ("schedule.name=step", "schedule.epochs=40")
-KEYS = "name, data, student, teacher, method, optimizer, schedule, run"
+KEYS = "name, data, student, teacher, method, optimizer, schedule, run, published"
 
 # Words of the machinery, none of a recipe's author.
 JARGON = re.compile(
@@ -179,6 +179,7 @@ def places() -> list[tuple[str, list[str], str]]:
     """(table or nothing, overrides that choose it, key) of every key of every table and method."""
     choose = {
         ("optimizer", "sgd"): (PLAIN, []),
+        ("published",): (DOT, ["published.accuracy=1.0", "published.source=a paper"]),
         ("optimizer", "control"): (DOT, ["optimizer.name=control"]),
         ("schedule", "step"): (DOT, [*STEP, "schedule.milestones=[3]"]),
         ("schedule", "cosine"): (DOT, ["schedule.name=cosine"]),

@@ -125,3 +125,16 @@ def test_files_can_be_read_by_others(tmp_path):
         path.name: path.stat().st_mode & 0o777 for path in (tmp_path / "run").iterdir() if path.is_file()
     }
     assert len(set(modes.values())) == 1, modes
+
+
+def test_a_published_checkpoint_teaches_when_its_model_is_named(tmp_path):
+    teacher = build_student(short("teacher"))
+    torch.save({"epoch": 240, "model": teacher.state_dict()}, tmp_path / "teacher.pth")
+    given = [f"teacher.checkpoint={tmp_path / 'teacher.pth'}", "teacher.model=small/mlp256"]
+    recipe = short("kd", *given)
+    check_recipe(recipe)
+    train(recipe, tmp_path / "run")
+    with pytest.raises(BadInput, match=r"teacher\.pth: does not fit MLP"):
+        check_recipe(short("kd", given[0], "teacher.model=small/mlp16"))
+    with pytest.raises(BadInput, match=r"the \.pth of a teacher needs teacher\.model"):
+        check_recipe(short("kd", given[0]))

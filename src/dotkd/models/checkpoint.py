@@ -22,8 +22,8 @@ _SHOWN = 5
 def load_weights(model: nn.Module, path: str | Path) -> None:
     """Fill a model with the weights of a file.
 
-    A ``.safetensors`` file holds the weights themselves. Any other file is one of ``torch.save``: the
-    weights, or a dictionary with them under ``model`` or ``state_dict``; ``module.`` in front of all
+    A safetensors file, whatever its name, holds the weights themselves. Any other file is one of
+    ``torch.save``: the weights, or a dictionary with them under ``model`` or ``state_dict``; ``module.`` in front of all
     names, as parallel training leaves it, is dropped. It is read without running any code in it.
 
     Args:
@@ -47,13 +47,21 @@ def load_weights(model: nn.Module, path: str | Path) -> None:
     path = Path(path)
     if not path.is_file():
         raise BadInput(f"no file {str(path)!r}: wanted weights, as .pth, .pt or .safetensors")
-    weights = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
+    weights = _read_safetensors(path) if is_safetensors(path) else _read_torch(path)
     if all(name.startswith("module.") for name in weights):
         weights = {name.removeprefix("module."): tensor for name, tensor in weights.items()}
     wrong = _differences(model.state_dict(), weights)
     if wrong:
         raise BadInput(f"{path}: does not fit {type(model).__name__}: {'; '.join(wrong)}")
     model.load_state_dict(weights)
+
+
+def is_safetensors(path: Path) -> bool:
+    """Say whether a file is meant as safetensors: by its name, or because it begins as one."""
+    if path.suffix == ".safetensors":
+        return True
+    with path.open("rb") as file:
+        return file.read(9)[8:] == b"{"  # behind eight bytes of length comes the header, JSON
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:

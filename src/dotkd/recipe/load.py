@@ -181,7 +181,7 @@ def _overlaid(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
         if isinstance(old, dict) and isinstance(new, dict):
             gone: set[str] = set()
             if key == "teacher" and new.keys() & {"recipe", "checkpoint"}:
-                gone = {"recipe", "checkpoint"}
+                gone = {"recipe", "checkpoint", "model", "mean", "std"}
             elif isinstance(new.get("name"), str) and new["name"] != old.get("name"):
                 gone = old.keys() - _keys_of(key, new["name"])
             kept[key] = {k: v for k, v in old.items() if k not in gone}

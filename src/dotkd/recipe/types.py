@@ -57,17 +57,11 @@ class Data(Table):
         return name
 
 
-class Model(Table):
-    """A network, made by name."""
+class Normalised(Table):
+    """What a network does with images before anything else."""
 
-    model: Annotated[str, Field(description="Name of the network, such as `small/cnn16`.")]
     mean: Annotated[Numbers, Field(description="Mean of each channel by which it normalises; empty: 0.")] = ()
     std: Annotated[Numbers, Field(description="Standard deviation of each channel; empty: 1.")] = ()
-
-    @field_validator("model")
-    @classmethod
-    def _known(cls, model: str) -> str:
-        return check_model_name(model)
 
     @model_validator(mode="after")
     def _normalisation(self) -> Self:
@@ -79,15 +73,22 @@ class Model(Table):
         return self
 
 
-class Student(Model):
+class Student(Normalised):
     """The network to train."""
 
+    model: Annotated[str, Field(description="Name of the network, such as `cifar100/resnet8x4`.")]
     checkpoint: Annotated[
-        str | None, Field(description="A `student.safetensors` to start from; none: random weights.")
+        str | None,
+        Field(description="Weights to start from: `student.safetensors`, `.pth`; none: random ones."),
     ] = None
 
+    @field_validator("model")
+    @classmethod
+    def _known(cls, model: str) -> str:
+        return check_model_name(model)
 
-class Teacher(Table):
+
+class Teacher(Normalised):
     """The frozen network to learn from: one of `recipe` and `checkpoint`."""
 
     recipe: Annotated[
@@ -95,13 +96,26 @@ class Teacher(Table):
         Field(description="Recipe that trains it first, into OUTPUT/teacher; reused where it is unchanged."),
     ] = None
     checkpoint: Annotated[
-        str | None, Field(description="A `student.safetensors` of an earlier run; it knows its model.")
+        str | None,
+        Field(description="A `student.safetensors`, or a published `.pth` together with `model`."),
     ] = None
+    model: Annotated[
+        str | None, Field(description="Name of the network of a `.pth`; a student of a run knows its own.")
+    ] = None
+
+    @field_validator("model")
+    @classmethod
+    def _known(cls, model: str | None) -> str | None:
+        return None if model is None else check_model_name(model)
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
         if (self.recipe is None) == (self.checkpoint is None):
             raise ValueError("exactly one of the keys 'recipe' and 'checkpoint' must be given")
+        if self.model is None and (self.mean or self.std):
+            raise ValueError("mean and std go with 'model'; other teachers know their own")
+        if self.model is not None and self.checkpoint is None:
+            raise ValueError("model goes with 'checkpoint'; a recipe names its own")
         return self
 
 
@@ -202,6 +216,13 @@ Optimizer = Annotated[SGDTable | DOTTable | ControlTable, Field(discriminator="n
 Schedule = Annotated[Constant | Step | Cosine, Field(discriminator="name")]
 
 
+class Published(Table):
+    """What others report for this recipe; nothing is computed from it."""
+
+    accuracy: Annotated[float, Field(gt=0, le=100, description="Top-1 test accuracy in percent.")]
+    source: Annotated[str, Field(min_length=1, description="Who reports it, where, and how.")]
+
+
 class Recipe(Table):
     """A whole training run."""
 
@@ -213,6 +234,7 @@ class Recipe(Table):
     optimizer: Optimizer
     schedule: Schedule
     run: Run = Run()
+    published: Published | None = None
 
     @field_validator("method")
     @classmethod

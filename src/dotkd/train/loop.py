@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from dotkd import runs
-from dotkd.build import load_student, save_student
+from dotkd.build import build_teacher, save_student
 from dotkd.errors import BadInput
 from dotkd.recipe import Recipe, differing_keys, recipe_text
 from dotkd.train.environment import changes, environment, file_checksum
@@ -112,7 +112,7 @@ def _train(
         if recipe.teacher.checkpoint is None:
             raise BadInput(f"recipe {recipe.name!r} has a teacher that is to be trained first: pass its file")
         teacher = Path(recipe.teacher.checkpoint)
-    session = start(recipe, load_student(teacher)[0] if teacher is not None else None)
+    session = start(recipe, build_teacher(recipe, teacher) if teacher is not None else None)
     started = recipe.student.checkpoint
     files = {"teacher": teacher, "start": None if started is None else Path(started)}
     now = environment(session.device, session.data, {name: path for name, path in files.items() if path})

@@ -6,7 +6,7 @@ from pathlib import Path
 from torch import nn
 
 from dotkd import runs
-from dotkd.build import build_data, build_device, build_student, load_student
+from dotkd.build import build_data, build_device, build_student, build_teacher
 from dotkd.errors import BadInput
 from dotkd.recipe import Recipe, load_recipe
 from dotkd.train.epoch import OnStep
@@ -57,12 +57,7 @@ def check_recipe(recipe: Recipe) -> None:
     if teacher is not None:
         check_recipe(teacher)
     elif recipe.teacher is not None and recipe.teacher.checkpoint is not None:
-        taught = load_student(Path(recipe.teacher.checkpoint))[1].data.name
-        if taught != recipe.data.name:
-            raise BadInput(
-                f"teacher.checkpoint: {recipe.teacher.checkpoint} learned from {taught}, the student's data "
-                f"is {recipe.data.name}"
-            )
+        build_teacher(recipe, Path(recipe.teacher.checkpoint))
     build_device(recipe.run.device)
     images, student = len(build_data(recipe.data).train), build_student(recipe)
     norms = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in student.modules())
