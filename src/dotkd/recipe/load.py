@@ -170,7 +170,9 @@ def _read(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
         return raw
     if not isinstance(base, str):
         raise BadInput(f"{path}: extends must be the path of one other recipe, got {base!r}")
-    return _overlaid(_read(find_recipe(base, path.parent), (*above, path)), raw)
+    below = _read(find_recipe(base, path.parent), (*above, path))
+    below.pop("published", None)  # a number that others report is for their recipe, not for what extends it
+    return _overlaid(below, raw)
 
 
 def _overlaid(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:

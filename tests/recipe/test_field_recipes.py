@@ -1,0 +1,98 @@
+"""The recipes of the field: all there, with the published settings, and each of them runs."""
+
+import math
+
+import pytest
+import torch
+
+from dotkd.build import build_model
+from dotkd.data import ImageData, Splits
+from dotkd.recipe import load_recipe, recipe_names
+from dotkd.recipe.types import ControlTable, DOTTable
+from dotkd.train import session as sessions
+from dotkd.train.epoch import train_epoch
+from dotkd.train.schedule import lr_factor
+from dotkd.train.teacher import teacher_recipe
+
+NAMES = [name for name in recipe_names() if name.startswith("cifar100/")]
+PAIRS = sorted({name.split("/")[1] for name in NAMES} - {"teacher", "plain"})
+# KD, KD + DOT, DKD in percent (teacher-student), from the tables of RepDistiller and mdistiller.
+PUBLISHED = {
+    "resnet32x4-resnet8x4": (73.33, 75.12, 76.32),
+    "vgg13-vgg8": (72.98, 73.77, 74.68),
+    "resnet32x4-ShuffleV2": (74.45, 75.55, 77.07),
+    "wrn_40_2-wrn_16_2": (74.92, None, 76.24),
+    "wrn_40_2-wrn_40_1": (73.54, None, 74.81),
+    "resnet56-resnet20": (70.66, None, 71.97),
+    "resnet110-resnet32": (73.08, None, 74.11),
+    "resnet110-resnet20": (70.67, None, 71.06),
+    "resnet32x4-ShuffleV1": (74.07, None, 76.45),
+    "wrn_40_2-ShuffleV1": (74.83, None, 76.70),
+    "vgg13-MobileNetV2": (67.37, None, 69.71),
+    "ResNet50-MobileNetV2": (67.35, None, 70.35),
+}
+SLOW = ("MobileNetV2", "ShuffleV1", "ShuffleV2")
+
+
+def test_every_pair_has_every_arm():
+    assert sorted(PUBLISHED) == PAIRS
+    arms = ("kd", "kd-dot", "kd-control", "dkd", "dkd-dot")
+    wanted = {f"cifar100/{pair}/{arm}" for pair in PAIRS for arm in arms}
+    assert wanted == {name for name in NAMES if name.split("/")[1] in PAIRS}
+
+
+@pytest.mark.parametrize("pair", PAIRS)
+def test_a_pair_names_its_networks_and_its_published_numbers(pair):
+    teacher, student = pair.split("-")
+    for arm, number in zip(("kd", "kd-dot", "dkd"), PUBLISHED[pair], strict=True):
+        recipe = load_recipe(f"cifar100/{pair}/{arm}")
+        assert recipe.student.model == f"cifar100/{student}"
+        assert teacher_recipe(recipe).student.model == f"cifar100/{teacher}"
+        assert (recipe.published.accuracy if recipe.published else None) == number
+    for arm in ("kd-control", "dkd-dot"):
+        assert load_recipe(f"cifar100/{pair}/{arm}").published is None
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_settings_are_the_published_ones(name):
+    recipe = load_recipe(name)
+    data, schedule, optimizer = recipe.data, recipe.schedule, recipe.optimizer
+    assert (data.validation, data.batch_size, data.augment, data.train_images) == (0, 64, "crop-flip", 0)
+    assert recipe.student.mean == (0.5071, 0.4867, 0.4408)
+    assert recipe.student.std == (0.2675, 0.2565, 0.2761)
+    assert optimizer.lr == (0.01 if recipe.student.model.endswith(SLOW) else 0.05)
+    assert (optimizer.momentum, optimizer.weight_decay) == (0.9, 5e-4)
+    if isinstance(optimizer, DOTTable | ControlTable):
+        assert optimizer.delta == 0.075
+    factors = [lr_factor(schedule, epoch + 0.5) for epoch in (149, 150, 179, 180, 209, 210, 239)]
+    assert factors == pytest.approx([1, 0.1, 0.1, 0.01, 0.01, 0.001, 0.001])
+    if recipe.method and recipe.method["name"] == "kd":
+        kept = {key: recipe.method[key] for key in ("temperature", "task_weight", "distill_weight")}
+        assert kept == {"temperature": 4.0, "task_weight": 0.1, "distill_weight": 0.9}
+    if recipe.method and recipe.method["name"] == "dkd":
+        pair = name.split("/")[1]
+        beta = 2 if pair in ("resnet56-resnet20", "resnet110-resnet32") else 8
+        beta = 6 if pair.split("-")[0] in ("vgg13", "wrn_40_2") and not pair.endswith("ShuffleV1") else beta
+        assert (recipe.method["alpha"], recipe.method["beta"], recipe.method["temperature"]) == (1, beta, 4)
+        assert recipe.method["warmup"] * schedule.epochs == pytest.approx(20)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_recipe_takes_two_steps(name, monkeypatch):
+    def fake(_table):
+        pixels = torch.randint(0, 256, (4, 3, 32, 32), dtype=torch.uint8)
+        data = ImageData(pixels, torch.arange(4), tuple(map(str, range(100))))
+        return Splits(data, None, data)
+
+    monkeypatch.setattr(sessions, "build_data", fake)
+    overrides = ["data.batch_size=2", "run.device=cpu", "run.threads=1"]
+    recipe = load_recipe(name, overrides)
+    taught_by = teacher_recipe(recipe)
+    with torch.random.fork_rng():
+        teacher = taught_by and build_model(taught_by.student.model, taught_by.student, taught_by.data)
+        session = sessions.start(recipe, teacher)
+        before = [param.detach().clone() for param in session.params]
+        metrics = train_epoch(session)
+    assert math.isfinite(metrics["train_task_loss"])
+    assert teacher is None or math.isfinite(metrics["train_distill_loss"])
+    assert any(not torch.equal(old, new) for old, new in zip(before, session.params, strict=True))
