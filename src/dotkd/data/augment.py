@@ -6,7 +6,6 @@ that each image got. The number says which view it was, so that what depends on 
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from dotkd.data._checks import check_integer, describe
 
@@ -49,20 +48,27 @@ def crop_flip(images: Tensor, *, generator: torch.Generator, pad: int = 4) -> tu
     if not isinstance(images, Tensor) or images.ndim != 4:
         raise ValueError(f"images must be a tensor [B, C, H, W], got {describe(images)}")
     pad = check_integer("pad", pad, low=0)
+    view = torch.randint(
+        2 * (2 * pad + 1) ** 2, images.shape[:1], generator=generator, device=generator.device
+    ).to(images.device)
+    return (_cut(images, view, pad) if images.numel() else images.clone()), view
+
+
+def _cut(images: Tensor, view: Tensor, pad: int) -> Tensor:
+    """Make the views with these numbers, by copying one stretch of memory for each image."""
     (count, channels, height, width), device = images.shape, images.device
-    places = 2 * pad + 1
-    view = torch.randint(2 * places**2, (count,), generator=generator, device=generator.device).to(device)
+    places, high, wide = 2 * pad + 1, height + 2 * pad, width + 2 * pad
     top, left, flip = view // (2 * places), view // 2 % places, view % 2
 
-    # Which row and column of the padded image each pixel of the view comes from.
-    across = torch.arange(width, device=device)
-    rows = top[:, None] + torch.arange(height, device=device)
-    columns = left[:, None] + torch.where(flip[:, None] == 1, across.flip(0), across)
-    padded = functional.pad(images, (pad, pad, pad, pad))
-    views = padded[
-        torch.arange(count, device=device)[:, None, None, None],
-        torch.arange(channels, device=device)[:, None, None],
-        rows[:, None, :, None],
-        columns[:, None, None, :],
-    ]
-    return views, view
+    # Every image with its border, then every mirror image, then room behind the last one.
+    padded = images.new_zeros(2 * count + 1, channels, high, wide)
+    inner = padded[:, :, pad : pad + height, pad : pad + width]
+    inner[:count] = images
+    inner[count : 2 * count] = images.flip(3)
+    # From its first pixel on, a stretch as long as a padded image has the rows of the view, each as long
+    # as a padded row: the view is the upper left corner of what is copied.
+    size = channels * high * wide
+    start = (flip * count + torch.arange(count, device=device)) * size
+    start += top * wide + torch.where(flip == 1, 2 * pad - left, left)
+    stretches = padded.flatten().unfold(0, size, 1).index_select(0, start)
+    return stretches.view(count, channels, high, wide)[:, :, :height, :width].contiguous()

@@ -197,7 +197,7 @@ class ImageData:
         pixels, view = self.pixels[positions], None
         if augment is not None:
             pixels, view = augment(pixels)
-        images = pixels.to(torch.float32) / self.max_value
+        images = torch.div(pixels, self.max_value).to(torch.float32)  # one pass from uint8 to float32
         return Batch(images, self.labels[positions], self.index[positions], view)
 
     def _positions(self, positions: Tensor | Sequence[int]) -> Tensor:

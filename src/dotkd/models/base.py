@@ -57,4 +57,4 @@ class ImageModel(nn.Module):
         Returns:
             The same shape; the images as they are where no mean was given.
         """
-        return (images - self.mean) / self.std if self.mean.numel() else images
+        return (images - self.mean).div_(self.std) if self.mean.numel() else images
