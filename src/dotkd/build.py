@@ -72,11 +72,13 @@ def build_device(device: str) -> torch.device:
     return chosen
 
 
-def build_model(name: str, table: Normalised, data: Data) -> ImageModel:
-    """Make a network for a data set, with random weights."""
-    facts = data_facts(data.name)
+def build_model(name: str, table: Normalised, data: Data, *, pretrained: bool = True) -> ImageModel:
+    """Make a network for a data set; without ``pretrained`` its weights are to be read from a file."""
+    facts = data_facts(data.name, data.root)
     shape = (facts.channels, facts.height, facts.width)
-    return create_model(name, facts.num_classes, image_shape=shape, mean=table.mean, std=table.std)
+    return create_model(
+        name, facts.num_classes, image_shape=shape, mean=table.mean, std=table.std, pretrained=pretrained
+    )
 
 
 def build_teacher(recipe: Recipe, path: Path) -> ImageModel:
@@ -94,7 +96,7 @@ def build_teacher(recipe: Recipe, path: Path) -> ImageModel:
     """
     table = recipe.teacher
     if table is not None and table.model is not None:
-        teacher = build_model(table.model, table, recipe.data)
+        teacher = build_model(table.model, table, recipe.data, pretrained=False)
         load_weights(teacher, path)
         return teacher.eval()
     teacher, taught = load_student(path)
@@ -120,7 +122,8 @@ def build_student(recipe: Recipe) -> ImageModel:
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(random_stream(recipe.run.seed, "student.init").initial_seed())
-        student = build_model(recipe.student.model, recipe.student, recipe.data)
+        fresh = recipe.student.checkpoint is None
+        student = build_model(recipe.student.model, recipe.student, recipe.data, pretrained=fresh)
     if recipe.student.checkpoint is not None:
         load_weights(student, recipe.student.checkpoint)
         _check_normalisation(recipe, _metadata(Path(recipe.student.checkpoint)))
@@ -218,7 +221,13 @@ def load_student(path: Path) -> tuple[ImageModel, Recipe]:
     if "recipe" not in metadata:
         raise BadInput(f"{path}: not a student of a run: there is no recipe in its metadata")
     recipe = parse_recipe(metadata["recipe"], f"{path}, recipe")
-    student = build_model(recipe.student.model, recipe.student, recipe.data)
+    name = recipe.student.model
+    if ":" in name and not name.startswith(("timm:", "hf:")):
+        raise BadInput(
+            f"{path}: made by the function {name!r}, and a file does not decide what code is run: "
+            "call the function yourself and fill its model with dotkd.models.load_weights"
+        )
+    student = build_model(name, recipe.student, recipe.data, pretrained=False)
     load_weights(student, path)
     return student.eval(), recipe
 

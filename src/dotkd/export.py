@@ -41,7 +41,7 @@ def export(source: Path, target: Path, file_format: str) -> float:
     if target.is_dir():
         raise BadInput(f"{target} is a folder, and a file is wanted, such as {target / 'student.onnx'}")
     student, recipe = load_student(source)
-    facts = data_facts(recipe.data.name)
+    facts = data_facts(recipe.data.name, recipe.data.root)
     shape = (5, facts.channels, facts.height, facts.width)
     images = torch.rand(shape, generator=torch.Generator().manual_seed(0))
     differences: list[float] = []

@@ -159,7 +159,7 @@ def test_noise_does_not_depend_on_how_the_split_drew(monkeypatch):
     index, shift = noise()
     # The same seed with another draw of the split: other images, the same places get the shift.
     monkeypatch.setattr(
-        "dotkd.data.digits.random_stream",
+        "dotkd.data.splits.random_stream",
         lambda seed, name: random_stream(seed + (name == "data.split"), name),
     )
     other_index, other_shift = noise()

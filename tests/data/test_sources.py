@@ -7,6 +7,8 @@ from dotkd.data import load_data, load_digits, sources
 from dotkd.data.sources import DATA_SETS, DataFacts, data_facts
 from dotkd.errors import BadInput
 
+KNOWN = "cifar10, cifar100, digits, folder, tiny_imagenet"
+
 
 def same(a, b):
     return (
@@ -15,7 +17,7 @@ def same(a, b):
 
 
 def test_the_names():
-    assert DATA_SETS == ("cifar100", "digits")
+    assert DATA_SETS == ("cifar10", "cifar100", "digits", "folder", "tiny_imagenet")
 
 
 def test_facts():
@@ -52,11 +54,11 @@ def test_cifar100_gets_every_argument(monkeypatch):
     ("arguments", "message"),
     [
         (
-            {"name": "cifar10"},
-            "unknown data set 'cifar10'; nearest: 'cifar100' (known: cifar100, digits)",
+            {"name": "cifar-10"},
+            f"unknown data set 'cifar-10'; nearest: 'cifar10' (known: {KNOWN})",
         ),
-        ({"name": "Digit"}, "unknown data set 'Digit'; nearest: 'digits' (known: cifar100, digits)"),
-        ({"name": ""}, "unknown data set ''; nearest: 'digits' (known: cifar100, digits)"),
+        ({"name": "Digit"}, f"unknown data set 'Digit'; nearest: 'digits' (known: {KNOWN})"),
+        ({"name": ""}, f"unknown data set ''; nearest: 'tiny_imagenet' (known: {KNOWN})"),
         (
             {"name": "digits", "root": "here"},
             "root must be '' for digits, which ship whole with the package; got 'here'",

@@ -138,3 +138,14 @@ def test_a_published_checkpoint_teaches_when_its_model_is_named(tmp_path):
         check_recipe(short("kd", given[0], "teacher.model=small/mlp16"))
     with pytest.raises(BadInput, match=r"the \.pth of a teacher needs teacher\.model"):
         check_recipe(short("kd", given[0]))
+
+
+def test_a_file_does_not_decide_what_code_is_run(tmp_path, monkeypatch):
+    (tmp_path / "mynet.py").write_text(
+        "import torch\n\n\ndef make(num_classes):\n"
+        "    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, num_classes))\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    train(short("plain", "student.model=mynet:make"), tmp_path / "run")
+    with pytest.raises(BadInput, match=r"made by the function 'mynet:make', and a file does not decide"):
+        load_student(tmp_path / "run")

@@ -6,12 +6,14 @@ from generators that the caller passes in or from a seed; torch's global one is 
 
 from dotkd.data.augment import crop_flip
 from dotkd.data.batch import Batch
-from dotkd.data.cifar import load_cifar100
+from dotkd.data.cifar import load_cifar, load_cifar10, load_cifar100
 from dotkd.data.digits import load_digits
+from dotkd.data.folders import load_folder
 from dotkd.data.images import ImageData
 from dotkd.data.label_noise import add_label_noise
 from dotkd.data.sources import DATA_SETS, DataFacts, data_facts, load_data
 from dotkd.data.splits import Splits
+from dotkd.data.tiny_imagenet import load_tiny_imagenet
 
 __all__ = [
     "DATA_SETS",
@@ -22,7 +24,11 @@ __all__ = [
     "add_label_noise",
     "crop_flip",
     "data_facts",
+    "load_cifar",
+    "load_cifar10",
     "load_cifar100",
     "load_data",
     "load_digits",
+    "load_folder",
+    "load_tiny_imagenet",
 ]

@@ -4,19 +4,14 @@ Here belongs the way from the file in the package to splits. Source, licence and
 file are written down in DIGITS.md beside it; scripts/write_digits.py makes it.
 """
 
-from dataclasses import replace
 from importlib import resources
 
 import numpy as np
 import torch
 
-from dotkd.data._checks import check_integer, check_share
 from dotkd.data.images import ImageData
-from dotkd.data.label_noise import add_label_noise
-from dotkd.data.randomness import random_stream
-from dotkd.data.splits import Splits, stratified_sample
+from dotkd.data.splits import Splits, divide, make_splits, stratified_sample
 
-_IMAGES = 1797
 _TEST_IMAGES = 397
 
 
@@ -57,18 +52,9 @@ def load_digits(*, validation: int = 200, label_noise: float = 0.0, seed: int = 
         Learning Repository, https://doi.org/10.24432/C50P49. Licence: CC BY 4.0. Changed: only the
         writer-independent test images of the original, repacked.
     """
-    rest_images = _IMAGES - _TEST_IMAGES
-    validation = check_integer("validation", validation, low=0, high=rest_images - 1)
-    check_share("label_noise", label_noise)
-    split_stream = random_stream(seed, "data.split")
-    noise_stream = random_stream(seed, "data.label_noise")
-
     digits = _read()
-    test, rest = _part(digits, stratified_sample(digits.labels, _TEST_IMAGES))
-    chosen = stratified_sample(rest.labels, validation, generator=split_stream)
-    held_out, train = _part(rest, chosen) if validation else (None, rest)
-    labels = add_label_noise(train.labels, label_noise, num_classes=10, generator=noise_stream)
-    return Splits(replace(train, labels=labels), held_out, test)
+    test, rest = divide(digits, stratified_sample(digits.labels, _TEST_IMAGES))
+    return make_splits(rest, test, validation=validation, label_noise=label_noise, seed=seed)
 
 
 def _read() -> ImageData:
@@ -80,10 +66,3 @@ def _read() -> ImageData:
         images, labels = torch.from_numpy(arrays["images"]), torch.from_numpy(arrays["labels"])
     names = tuple(str(digit) for digit in range(10))
     return ImageData(images.unsqueeze(1), labels.to(torch.int64), names, max_value=16)
-
-
-def _part(data: ImageData, positions: torch.Tensor) -> tuple[ImageData, ImageData]:
-    # The images at the positions, and all the others.
-    others = torch.ones(len(data), dtype=torch.bool)
-    others[positions] = False
-    return data.subset(positions), data.subset(others.nonzero().flatten())

@@ -1,16 +1,20 @@
 """Splits: which images train, which choose, which judge.
 
-Here belong the three parts as one type, and the way to draw a part in which every class keeps
-its share.
+Here belong the three parts as one type, the one way from two parts to three, and the way to draw
+a part in which every class keeps its share.
 """
 
-from typing import NamedTuple
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from dotkd.data._checks import check_int64_vector, check_integer, check_range
+from dotkd.data._checks import check_int64_vector, check_integer, check_range, check_share
+from dotkd.data.cache import Arrays
 from dotkd.data.images import ImageData
+from dotkd.data.label_noise import add_label_noise
+from dotkd.data.randomness import random_stream
 
 
 class Splits(NamedTuple):
@@ -29,6 +33,112 @@ class Splits(NamedTuple):
     train: ImageData
     validation: ImageData | None
     test: ImageData
+
+
+def check_split(*, validation: Any, label_noise: Any, train_images: Any, seed: Any) -> None:
+    """Refuse what :func:`make_splits` would refuse of any data set, before files are read.
+
+    Args:
+        validation: as there.
+        label_noise: as there.
+        train_images: as there.
+        seed: as there.
+
+    Raises:
+        ValueError: if an argument lies outside its range.
+    """
+    check_integer("validation", validation, low=0)
+    check_integer("train_images", train_images, low=0)
+    check_share("label_noise", label_noise)
+    check_integer("seed", seed, low=0)
+
+
+def make_splits(
+    rest: ImageData,
+    test: ImageData,
+    *,
+    validation: int = 0,
+    label_noise: float = 0.0,
+    train_images: int = 0,
+    seed: int = 0,
+) -> Splits:
+    """Draw the validation and the training images, then the noise on the training labels.
+
+    The validation images come first, then the training images from the rest, both in the shares
+    of the classes. Each of the three draws has a random stream of its own: fewer training images
+    leave the validation images as they were, and the noise does not depend on the split.
+
+    Args:
+        rest: all images that are not for the test.
+        test: the test split, which stays as it is.
+        validation: how many images to set aside for validation.
+        label_noise: share of the training labels to replace by a wrong class, in [0, 1]; see
+            :func:`dotkd.data.add_label_noise`.
+        train_images: how many of the other images to train on; 0 for all of them.
+        seed: draws validation, training images and noise; at least 0.
+
+    Returns:
+        The splits, each in the order of ``rest``; ``validation`` is None where it is 0 images.
+
+    Raises:
+        ValueError: if an argument lies outside its range.
+
+    Example:
+        >>> labels = torch.arange(10) % 2
+        >>> data = ImageData(torch.zeros(10, 1, 2, 2, dtype=torch.uint8), labels, ("a", "b"))
+        >>> [len(part) for part in make_splits(data, data, validation=4)]
+        [6, 4, 10]
+    """
+    validation = check_integer("validation", validation, low=0, high=len(rest) - 1)
+    train_images = check_integer("train_images", train_images, low=0, high=len(rest) - validation)
+    check_share("label_noise", label_noise)
+    streams = {name: random_stream(seed, f"data.{name}") for name in ("split", "train_images", "label_noise")}
+
+    train, held_out = rest, None
+    if validation:
+        chosen = stratified_sample(rest.labels, validation, generator=streams["split"])
+        held_out, train = divide(rest, chosen)
+    if train_images:
+        train = train.subset(stratified_sample(train.labels, train_images, generator=streams["train_images"]))
+    labels = add_label_noise(
+        train.labels, label_noise, num_classes=len(rest.classes), generator=streams["label_noise"]
+    )
+    return Splits(replace(train, labels=labels), held_out, test)
+
+
+def divide(data: ImageData, positions: Tensor) -> tuple[ImageData, ImageData]:
+    """Cut a data set in two.
+
+    Args:
+        data: the whole; not empty on either side of the cut.
+        positions: [B], int64, what goes into the first part.
+
+    Returns:
+        The images at the positions, and all the others in their order.
+    """
+    others = torch.ones(len(data), dtype=torch.bool)
+    others[positions] = False
+    return data.subset(positions), data.subset(others.nonzero().flatten())
+
+
+def from_arrays(arrays: Arrays) -> tuple[ImageData, ImageData]:
+    """Make the two parts that a source has decoded.
+
+    Args:
+        arrays: ``classes``, and for ``train`` and ``test`` each ``_pixels`` and ``_labels``, in
+            the form in which sources keep them in the cache.
+
+    Returns:
+        All images that are not for the test, and the test split.
+    """
+    names = tuple(arrays["classes"].tolist())
+    rest, test = (
+        ImageData(
+            torch.from_numpy(arrays[f"{split}_pixels"]), torch.from_numpy(arrays[f"{split}_labels"]), names
+        )
+        for split in ("train", "test")
+    )
+    return rest, test
 
 
 def stratified_sample(labels: Tensor, count: int, *, generator: torch.Generator | None = None) -> Tensor:

@@ -23,8 +23,9 @@ def load_weights(model: nn.Module, path: str | Path) -> None:
     """Fill a model with the weights of a file.
 
     A safetensors file, whatever its name, holds the weights themselves. Any other file is one of
-    ``torch.save``: the weights, or a dictionary with them under ``model`` or ``state_dict``; ``module.`` in front of all
-    names, as parallel training leaves it, is dropped. It is read without running any code in it.
+    ``torch.save``: the weights, or a dictionary with them under ``model`` or ``state_dict``; ``module.``
+    in front of all names, as parallel training leaves it, is dropped. It is read without running any code
+    in it.
 
     Args:
         model: The model, changed in place, and only if all fits.

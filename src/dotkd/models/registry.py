@@ -1,7 +1,8 @@
 """Names of models and what they build: the one list that recipes are checked against.
 
 A name is ``DATASET/MODEL``; without a data set it means CIFAR-100. Models of CIFAR-100 and Tiny-ImageNet
-take images of any size, so both data sets have all of them.
+take images of any size, so both data sets have all of them. A name with a colon is a model from outside:
+``timm:NAME``, ``hf:NAME_OR_FOLDER`` or ``module:function``.
 """
 
 from collections.abc import Callable, Sequence
@@ -10,6 +11,7 @@ from functools import partial
 
 from dotkd.errors import BadInput
 from dotkd.models.base import ImageModel
+from dotkd.models.external import create_external, is_external
 from dotkd.models.mobilenet import MobileNetV1, MobileNetV2, TinyMobileNetV2
 from dotkd.models.resnet import imagenet_resnet, thin_resnet
 from dotkd.models.shufflenet import ShuffleNetV1, ShuffleNetV2
@@ -44,7 +46,7 @@ _MODELS: dict[str, _Builder] = {
 
 
 def model_names() -> list[str]:
-    """List the names that :func:`create_model` knows.
+    """List the names of the zoo, which :func:`create_model` knows by itself.
 
     Returns:
         The names, sorted.
@@ -57,10 +59,11 @@ def model_names() -> list[str]:
 
 
 def check_model_name(name: str) -> str:
-    """Refuse the name of a model that is not on the list.
+    """Refuse the name of a model that is not on the list and does not have the form of one from outside.
 
     Args:
-        name: The name, with or without its data set.
+        name: The name, with or without its data set. Whether a model from outside exists is seen only
+            when it is made: no library of others is imported here.
 
     Returns:
         The name with its data set.
@@ -68,6 +71,8 @@ def check_model_name(name: str) -> str:
     Raises:
         BadInput: Unknown; the message names the nearest.
     """
+    if is_external(name):
+        return name
     full = name if "/" in name else f"{_DEFAULT}/{name}"
     if full not in _MODELS:
         nearest = ", ".join(map(repr, _nearest(name)))
@@ -95,21 +100,40 @@ def create_model(
     image_shape: tuple[int, int, int] = (3, 32, 32),
     mean: Sequence[float] = (),
     std: Sequence[float] = (),
+    pretrained: bool = True,
 ) -> ImageModel:
     """Make a model, its weights drawn from torch's global generator as its publication did it.
 
+    Beside the zoo there are models from outside, each in an :class:`External`, whose ``state_dict`` has
+    ``model.`` in front of the keys:
+
+    - ``timm:NAME``, any model of timm, with random weights; ``timm:NAME@pretrained`` downloads them. One
+      of a fixed size is made for the size of the images where it can be; otherwise, and always with
+      pretrained weights, they are resized for it.
+    - ``hf:FOLDER`` or ``hf:NAME``, an image classifier of transformers. A folder gives its weights where
+      it has them (safetensors), a name of the hub its settings, and ``@pretrained`` behind it the weights
+      too, with a new classifier where the number of classes differs. Images are resized to the
+      ``image_size`` of the settings.
+    - ``module:function``, your own: ``function(num_classes=..., image_shape=...)``, or with
+      ``num_classes`` alone, returns a module. The module is looked for in the current folder first.
+      Such a name runs that code: do not load the recipe of a stranger beside files of a stranger.
+
     Args:
-        name: A name out of :func:`model_names`; one without a data set means CIFAR-100.
+        name: A name out of :func:`model_names`, where one without a data set means CIFAR-100, or a model
+            from outside.
         num_classes: Number of logits.
         image_shape: (C, H, W) of the images it will see.
-        mean: Mean of each channel by which it normalises; none for plain images.
+        mean: Mean of each channel by which it normalises; none for plain images, or for a model from
+            outside what timm or the folder's ``preprocessor_config.json`` says it was trained with.
         std: Standard deviation of each channel, likewise.
+        pretrained: False to leave a model from outside its random weights although its name says which to
+            load, because others are read into it anyway.
 
     Returns:
         The model, on the CPU, in training mode.
 
     Raises:
-        BadInput: Unknown name.
+        BadInput: Unknown name, or a model from outside that cannot be made.
 
     Example:
         >>> import torch
@@ -119,5 +143,10 @@ def create_model(
         >>> model.stage_paths
         ('relu', 'layer1', 'layer2', 'layer3')
     """
-    build = _MODELS[check_model_name(name)]
+    full = check_model_name(name)
+    if is_external(full):
+        return create_external(
+            full, num_classes, image_shape=image_shape, mean=mean, std=std, pretrained=pretrained
+        )
+    build = _MODELS[full]
     return build(num_classes=num_classes, image_shape=image_shape, mean=mean, std=std)

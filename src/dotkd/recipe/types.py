@@ -251,7 +251,7 @@ class Recipe(Table):
                 f"optimizer {self.optimizer.name!r} needs two losses, but there is no [teacher] and no "
                 "[method]: use 'sgd', or add both"
             )
-        channels = data_facts(self.data.name).channels
+        channels = data_facts(self.data.name, self.data.root).channels
         if len(self.student.mean) not in (0, channels):
             raise ValueError(
                 f"student.mean must have one number for each channel, and {self.data.name} has {channels}, "

@@ -1,0 +1,387 @@
+"""Models of timm, of transformers and the user's own behind create_model: random weights, no network."""
+
+import importlib
+import json
+import subprocess
+import sys
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+from torch.nn.functional import interpolate
+
+from dotkd import DOT, Distiller
+from dotkd.errors import BadInput
+from dotkd.models import External, create_model, load_weights
+from dotkd.models.external import create_external
+from dotkd.models.registry import check_model_name
+from dotkd.taps import Taps
+
+SCHEMAS = ("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",)
+SCHEMAS += (SCHEMAS[0].replace("nms", "qnms"),)
+OWN = """
+import torch
+from torch import nn
+
+number = 3
+
+def net(num_classes, image_shape):
+    channels, height, width = image_shape
+    return nn.Sequential(nn.Flatten(), nn.Linear(channels * height * width, num_classes))
+
+def pooled(num_classes):
+    return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, num_classes))
+
+class Pair(nn.Module):
+    def forward(self, images):
+        return images, images
+
+def pair(num_classes):
+    return Pair()
+
+def text(num_classes):
+    return "a model"
+
+def other(classes):
+    raise AssertionError("must not be called")
+"""
+
+
+@pytest.fixture(scope="module")
+def schemas() -> Iterator[None]:
+    """Two operators that torchvision wants to see, which it lacks beside a torch of another build."""
+    library = None
+    try:
+        importlib.import_module("torchvision")
+    except ImportError:
+        pass
+    except RuntimeError:
+        library = torch.library.Library("torchvision", "DEF")
+        for schema in SCHEMAS:
+            library.define(schema)
+    yield
+    del library
+
+
+@pytest.fixture(scope="module")
+def timm(schemas: None) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what its import says of others' deprecations
+        pytest.importorskip("timm", reason="the extra 'timm' is not installed")
+
+
+@pytest.fixture(scope="module")
+def hf(schemas: None) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        pytest.importorskip("transformers", reason="the extra 'hf' is not installed")
+
+
+@pytest.fixture(scope="module")
+def folders(hf: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folders as save_pretrained writes them: a ViT and a ResNet, and settings without weights."""
+    from transformers import AutoModelForImageClassification, ResNetConfig, ViTConfig
+
+    root = tmp_path_factory.mktemp("hf")
+    vit = ViTConfig(
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=16,
+        image_size=16,
+        patch_size=8,
+        num_labels=10,
+    )
+    resnet = ResNetConfig(
+        embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], layer_type="basic", num_labels=10
+    )
+    torch.manual_seed(1)
+    for name, config in {"vit": vit, "resnet": resnet}.items():
+        AutoModelForImageClassification.from_config(config).save_pretrained(root / name)
+    vit.save_pretrained(root / "bare")
+    preprocessing = {"image_mean": [0.5, 0.4, 0.3], "image_std": [0.2, 0.2, 0.2]}
+    (root / "vit" / "preprocessor_config.json").write_text(json.dumps(preprocessing), encoding="utf-8")
+    return root
+
+
+@pytest.fixture
+def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A module of the user in the current folder, which is not on Python's path."""
+    (tmp_path / "my_nets.py").write_text(OWN, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delitem(sys.modules, "my_nets", raising=False)
+    return "my_nets"
+
+
+@pytest.fixture(params=["timm:mobilenetv3_small_050", "timm:test_vit", "hf:vit", "hf:resnet", "my_nets:net"])
+def name(request: pytest.FixtureRequest, mine: str) -> str:
+    source, _, rest = request.param.partition(":")
+    if source == "timm":
+        request.getfixturevalue("timm")
+    elif source == "hf":
+        return f"hf:{request.getfixturevalue('folders') / rest}"
+    return str(request.param)
+
+
+def made(name: str, num_classes: int = 10, **options: object) -> External:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = create_model(name, num_classes, **options)
+    assert isinstance(model, External)
+    return model
+
+
+def refused(name: str, num_classes: int = 10, **options: object) -> str:
+    with pytest.raises(BadInput) as caught:
+        create_model(name, num_classes, **options)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+# ---------------------------------------------------------------- all of them
+
+
+@pytest.mark.parametrize("role", ["student", "teacher"])
+def test_trains_as_student_and_stays_as_teacher(name: str, role: str) -> None:
+    torch.manual_seed(0)
+    other = create_model("cifar100/resnet8", 10)
+    student, teacher = (made(name), other) if role == "student" else (other, made(name))
+    before = {key: value.clone() for key, value in teacher.state_dict().items()}
+    distiller = Distiller(student, teacher, method="kd")
+    optimizer = DOT(distiller.trainable_parameters(), lr=0.01)
+    images, labels = torch.rand(16, 3, 32, 32), torch.arange(16) % 10
+    seen = []
+    for _ in range(3):
+        losses = distiller(images, labels)
+        seen.append((losses.task + losses.distill).item())
+        optimizer.backward(task=losses.task, distill=losses.distill)
+        optimizer.step()
+        optimizer.zero_grad()
+    assert all(map(torch.isfinite, torch.tensor(seen)))
+    assert seen[-1] < seen[0]
+    assert all(torch.equal(value, before[key]) for key, value in teacher.state_dict().items())
+
+
+def test_weights_survive_a_file_and_a_rebuild(name: str, tmp_path: Path) -> None:
+    model = made(name, mean=(0.5,) * 3, std=(0.25,) * 3)
+    assert model.training
+    assert all(key.startswith("model.") for key in model.state_dict())
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.01)
+    save_file(model.state_dict(), tmp_path / "student.safetensors")
+    again = create_model(name, 10, mean=(0.5,) * 3, std=(0.25,) * 3, pretrained=False)
+    load_weights(again, tmp_path / "student.safetensors")
+    assert set(load_file(tmp_path / "student.safetensors")) == set(again.state_dict())
+    images = torch.rand(2, 3, 32, 32)
+    assert torch.equal(model.eval()(images), again.eval()(images))
+
+
+def test_paths_lead_to_features(name: str) -> None:
+    model = made(name).eval()
+    assert bool(model.stage_paths) == name.startswith("timm:")
+    _, features = Taps(model, {path: path for path in model.stage_paths})(torch.rand(2, 3, 32, 32))
+    assert all(feature.shape[0] == 2 for feature in features.values())
+    if model.classifier_path:
+        assert model.get_submodule(model.classifier_path).weight.shape[0] == 10
+
+
+def test_the_recipe_normalises(name: str) -> None:
+    mean, std = (0.1, 0.2, 0.3), (0.5, 0.6, 0.7)
+    model = made(name, mean=mean, std=std).eval()
+    images = torch.rand(2, 3, 32, 32)
+    resized = interpolate(images, model.size, mode="bilinear", antialias=True) if model.size else images
+    plain = (resized - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1)
+    wanted = model.model(plain)
+    torch.testing.assert_close(model(images), getattr(wanted, "logits", wanted))
+
+
+def test_names_are_checked_without_the_libraries() -> None:
+    code = (
+        "import sys\nfrom dotkd.models.registry import check_model_name\n"
+        "for name in ('timm:x', 'timm:resnet18.a1_in1k@pretrained', 'hf:a/b', 'hf:./x y', 'a.b:c'):\n"
+        "    assert check_model_name(name) == name\n"
+        "print(sorted({'timm', 'transformers', 'torchvision'} & set(sys.modules)))"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ran.stdout == "[]\n"
+
+
+@pytest.mark.parametrize("name", ["timm:", "hf:", "timm:@pretrained", "timm:a@b", "timm:../x", "hf: "])
+def test_half_a_name_is_refused_at_once(name: str) -> None:
+    with pytest.raises(BadInput, match=f"unknown model '{name}'; wanted such as|: wanted such as"):
+        check_model_name(name)
+
+
+@pytest.mark.parametrize("name", ["resnet8:", ":net", "a/b:c", "a:b:c", "9a:b"])
+def test_other_colons_are_unknown_names_of_the_zoo(name: str) -> None:
+    with pytest.raises(BadInput, match=f"^unknown model '{name}'; nearest: "):
+        check_model_name(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "library"), [("timm:resnet18", "timm"), ("hf:microsoft/resnet-18", "transformers")]
+)
+def test_a_missing_or_broken_library(name: str, library: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def absent(module: str) -> None:
+        raise ModuleNotFoundError(f"No module named {module!r}", name=module)
+
+    def broken(module: str) -> None:
+        raise RuntimeError("operator torchvision::nms\ndoes not exist")
+
+    extra = name.partition(":")[0]
+    monkeypatch.setattr(importlib, "import_module", absent)
+    assert refused(name) == f"model '{name}' needs the extra '{extra}': pip install 'dotkd[{extra}]'"
+    monkeypatch.setattr(importlib, "import_module", broken)
+    assert refused(name) == (
+        f"model '{name}': {library} is installed, but does not load: operator torchvision::nms does not "
+        "exist; do torch and torchvision belong together?"
+    )
+
+
+def test_logits_of_the_wrong_shape() -> None:
+    model = External(nn.Flatten(), 5, "a:b")
+    with pytest.raises(BadInput, match=r"^model 'a:b' must return logits \[B, 5\], got a tensor \[2, 12\]$"):
+        model(torch.rand(2, 3, 2, 2))
+
+
+# ---------------------------------------------------------------- timm
+
+
+@pytest.mark.usefixtures("timm")
+class TestTimm:
+    def test_its_own_normalisation(self) -> None:
+        model = made("timm:test_efficientnet")
+        assert model.mean.flatten().tolist() == pytest.approx([0.485, 0.456, 0.406])
+        gray = made("timm:test_efficientnet", image_shape=(1, 32, 32))
+        assert gray.mean.shape == (1, 1, 1)
+        assert gray.mean.item() == pytest.approx((0.485 + 0.456 + 0.406) / 3)
+        assert gray(torch.rand(2, 1, 32, 32)).shape == (2, 10)
+
+    @pytest.mark.parametrize(
+        ("name", "shape", "size"),
+        [
+            ("timm:test_efficientnet", (3, 32, 32), None),
+            ("timm:test_vit", (3, 32, 48), None),
+            ("timm:test_vit", (3, 40, 40), (160, 160)),  # no multiple of a patch
+            ("timm:test_vit", (1, 8, 8), (160, 160)),
+        ],
+    )
+    def test_size(self, name: str, shape: tuple[int, int, int], size: tuple[int, int] | None) -> None:
+        model = made(name, image_shape=shape)
+        assert model.size == size
+        assert model(torch.rand(2, *shape)).shape == (2, 10)
+
+    @pytest.mark.parametrize("pretrained", [True, False])
+    def test_pretrained_asks_timm_and_keeps_the_size(
+        self, pretrained: bool, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        import timm
+
+        create, calls = timm.create_model, []
+
+        def recorded(name: str, **options: object) -> nn.Module:
+            calls.append((name, dict(options)))
+            return create(name, **{**options, "pretrained": False})
+
+        monkeypatch.setattr(timm, "create_model", recorded)
+        model = made("timm:test_vit.r160_in1k@pretrained", pretrained=pretrained)
+        options = {"pretrained": pretrained, "num_classes": 10, "in_chans": 3}
+        assert calls == [("test_vit.r160_in1k", options)]
+        assert model.size == (160, 160)
+
+    def test_unknown_names(self) -> None:
+        assert refused("timm:ResNet18d_").startswith(
+            "unknown model 'timm:ResNet18d_'; nearest: 'timm:resnet18d'"
+        )
+        assert refused("timm:resnet18.zzz").startswith("model 'timm:resnet18.zzz': Invalid pretrained tag")
+
+
+# ---------------------------------------------------------------- transformers
+
+
+def test_a_folder_gives_weights_size_and_normalisation(folders: Path) -> None:
+    model = made(f"hf:{folders / 'vit'}")
+    saved = load_file(folders / "vit" / "model.safetensors")
+    assert torch.equal(model.state_dict()["model.classifier.weight"], saved["classifier.weight"])
+    assert model.size == (16, 16)
+    assert model.mean.flatten().tolist() == pytest.approx([0.5, 0.4, 0.3])
+    assert made(f"hf:{folders / 'resnet'}").size is None
+    fresh = made(f"hf:{folders / 'vit'}", pretrained=False)
+    assert not torch.equal(fresh.state_dict()["model.classifier.weight"], saved["classifier.weight"])
+
+
+def test_a_new_classifier_only_where_asked(folders: Path) -> None:
+    name = f"hf:{folders / 'vit'}"
+    assert refused(name, 7) == (
+        f"model '{name}': its weights have 10 classes, wanted 7; '{name}@pretrained' takes them with a new "
+        "classifier"
+    )
+    model = made(f"{name}@pretrained", 7)
+    saved = load_file(folders / "vit" / "model.safetensors")
+    key = "vit.embeddings.position_embeddings"
+    assert torch.equal(model.state_dict()[f"model.{key}"], saved[key])
+    assert model(torch.rand(2, 3, 32, 32)).shape == (2, 7)
+
+
+def test_settings_without_weights(folders: Path) -> None:
+    model = made(f"hf:{folders / 'bare'}", 7, image_shape=(1, 8, 8))
+    assert model(torch.rand(2, 1, 8, 8)).shape == (2, 7)
+    assert model.mean.numel() == 0
+
+
+def test_weights_that_do_not_fit(folders: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "part"
+    folder.mkdir()
+    (folder / "config.json").write_bytes((folders / "vit" / "config.json").read_bytes())
+    weights = load_file(folders / "vit" / "model.safetensors")
+    del weights["vit.layernorm.weight"]
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    assert refused(f"hf:{folder}") == f"model 'hf:{folder}': no weights that fit for vit.layernorm.weight"
+    vit = f"hf:{folders / 'vit'}"
+    wrong = refused(vit, image_shape=(1, 32, 32))
+    assert wrong == f"model '{vit}': its weights are for 3 channels, the images have 1"
+    (folder / "model.safetensors").unlink()
+    (folder / "pytorch_model.bin").write_bytes(b"")
+    assert refused(f"hf:{folder}").endswith("weights of pickle are not read: save them as model.safetensors")
+
+
+def test_what_is_no_image_classifier(hf: None, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "bert"}', encoding="utf-8")
+    assert refused(f"hf:{tmp_path}").startswith(f"model 'hf:{tmp_path}': Unrecognized configuration class")
+    (tmp_path / "config.json").unlink()
+    assert refused(f"hf:{tmp_path}").startswith(f"model 'hf:{tmp_path}': ")
+
+
+# ---------------------------------------------------------------- the user's own
+
+
+def test_own_function_with_or_without_the_shape(mine: str) -> None:
+    path = list(sys.path)
+    assert made(f"{mine}:net", image_shape=(1, 8, 8))(torch.rand(2, 1, 8, 8)).shape == (2, 10)
+    assert made(f"{mine}:pooled")(torch.rand(2, 3, 9, 9)).shape == (2, 10)
+    assert sys.path == path
+
+
+def test_own_function_that_is_none(mine: str, tmp_path: Path) -> None:
+    head = f"model '{mine}:"
+    assert refused(f"{mine}:text") == f"{head}text': must return a torch.nn.Module, got str"
+    assert refused(f"{mine}:nt") == f"{head}nt': there is no function 'nt' in '{mine}'"
+    assert refused(f"{mine}:number") == f"{head}number': there is no function 'number' in '{mine}'"
+    assert refused(f"{mine}:other") == (
+        f"{head}other': must take num_classes and image_shape, or num_classes alone, by name; its arguments "
+        "are (classes)"
+    )
+    assert refused("no_such.nets:net") == (
+        "unknown model 'no_such.nets:net': no module 'no_such' in the current folder or on Python's path"
+    )
+    (tmp_path / "half_net.py").write_text("import no_such_library", encoding="utf-8")
+    assert refused("half_net:net") == (
+        "model 'half_net:net': 'half_net' does not load: No module named 'no_such_library'"
+    )
+    with pytest.raises(BadInput, match=r"must return logits \[B, 10\], got tuple$"):
+        create_external(f"{mine}:pair", 10)(torch.rand(2, 3, 8, 8))
