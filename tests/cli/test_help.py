@@ -1,5 +1,6 @@
 """Help is quick, complete, and its examples work."""
 
+import importlib.metadata
 import os
 import re
 import resource
@@ -142,3 +143,10 @@ def test_the_command_is_declared() -> None:
     assert tomllib.loads(project.read_text(encoding="utf-8"))["project"]["scripts"] == {
         "dotkd": "dotkd.cli:main"
     }
+
+
+def test_the_version_is_the_installed_one() -> None:
+    shown = subprocess.run(
+        [sys.executable, "-m", "dotkd", "--version"], capture_output=True, text=True, check=True
+    )
+    assert shown.stdout.strip() == importlib.metadata.version("dotkd")

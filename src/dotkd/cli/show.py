@@ -152,18 +152,11 @@ def show_recipes() -> None:
     """Print the shipped recipes with what they are about."""
     from dotkd.recipe import load_recipe, recipe_names
 
-    names = recipe_names()
-    table = Table()
-    table.add_column("recipe", min_width=max(map(len, names)))
-    for column in ("student", "method", "optimizer", "epochs"):
-        table.add_column(column, overflow="fold")
-    for name in names:
+    rows = [("recipe", "student", "method", "optimizer", "epochs")]
+    for name in recipe_names():
         recipe = load_recipe(name)
-        table.add_row(
-            name,
-            recipe.student.model,
-            recipe.method["name"] if recipe.method else "-",
-            recipe.optimizer.name,
-            str(recipe.schedule.epochs),
-        )
-    console.print(table)
+        method = recipe.method["name"] if recipe.method else "-"
+        rows.append((name, recipe.student.model, method, recipe.optimizer.name, str(recipe.schedule.epochs)))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:  # no frame and no crop: the longest names are wider than a narrow terminal
+        console.print("  ".join(map(str.ljust, row, widths)).rstrip(), soft_wrap=True)
