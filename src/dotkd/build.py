@@ -18,6 +18,7 @@ from dotkd.errors import BadInput
 from dotkd.methods import Method, create_method
 from dotkd.models import ImageModel, create_model, load_weights
 from dotkd.models.checkpoint import is_safetensors
+from dotkd.models.external_names import runs_own_code
 from dotkd.optim import DOT, matched_gains
 from dotkd.recipe import Recipe, parse_recipe, recipe_text
 from dotkd.recipe.types import ControlTable, Data, DOTTable, Normalised, SGDTable, check_device
@@ -222,7 +223,7 @@ def load_student(path: Path) -> tuple[ImageModel, Recipe]:
         raise BadInput(f"{path}: not a student of a run: there is no recipe in its metadata")
     recipe = parse_recipe(metadata["recipe"], f"{path}, recipe")
     name = recipe.student.model
-    if ":" in name and not name.startswith(("timm:", "hf:")):
+    if runs_own_code(name):
         raise BadInput(
             f"{path}: made by the function {name!r}, and a file does not decide what code is run: "
             "call the function yourself and fill its model with dotkd.models.load_weights"

@@ -10,11 +10,9 @@ from torch import Tensor, nn
 
 from dotkd.build import load_student, save_student
 from dotkd.data import data_facts
-from dotkd.errors import BadInput, RunFailed
+from dotkd.errors import BadInput, RunFailed, missing_extra
 from dotkd.recipe import Recipe
 from dotkd.runs import write_atomically
-
-FORMATS = ("safetensors", "torch", "onnx")
 
 
 def export(source: Path, target: Path, file_format: str) -> float:
@@ -82,7 +80,7 @@ def _onnx(student: nn.Module, _recipe: Recipe, images: Tensor, path: Path) -> Lo
         import onnxscript  # noqa: F401 (torch.onnx needs it)
         from onnx.reference import ReferenceEvaluator
     except ImportError:
-        raise BadInput("format 'onnx' needs the extra 'onnx': pip install 'dotkd[onnx]'") from None
+        raise missing_extra("format 'onnx'", "onnx") from None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter warns of its own parts
         program: Any = torch.onnx.export(
@@ -109,3 +107,4 @@ _WRITERS: dict[str, Callable[[nn.Module, Recipe, Tensor, Path], Logits]] = {
     "torch": _torch,
     "onnx": _onnx,
 }
+FORMATS = tuple(_WRITERS)

@@ -123,9 +123,7 @@ def test_listing_the_recipes_shows_each(dotkd, monkeypatch) -> None:
 
 
 def test_help_is_there_in_half_a_second() -> None:
-    command = [str(Path(sys.executable).parent / "dotkd"), "--help"]
-    if not Path(command[0]).exists():
-        pytest.skip("the command is not installed beside this Python")
+    command = [sys.executable, "-m", "dotkd", "--help"]
     taken = []
     for _ in range(5):
         before = resource.getrusage(resource.RUSAGE_CHILDREN)

@@ -76,10 +76,8 @@ def demo(output: Output = Path("dotkd-demo")) -> None:
 @app.command(epilog=_example("dotkd train quick/digits-kd-dot optimizer.delta=0.05 --output runs/dot"))
 @ends_well
 def train(
-    recipe: Annotated[
-        str, typer.Argument(metavar="RECIPE", help="TOML file, or the name of a shipped recipe.")
-    ],
-    overrides: Annotated[list[str] | None, typer.Argument(metavar="[TABLE.KEY=VALUE]...")] = None,
+    recipe: RecipeName,
+    overrides: Overrides = None,
     output: Output = Path("run"),
     resume: Resume = False,
     tensorboard: Annotated[bool, typer.Option(help="Write TensorBoard events too (extra 'tb').")] = False,
@@ -219,10 +217,8 @@ def recipes(context: typer.Context) -> None:
 @recipes_app.command(epilog=_example("dotkd recipes show quick/digits-kd-dot optimizer.delta=0.05"))
 @ends_well
 def show(
-    recipe: Annotated[
-        str, typer.Argument(metavar="RECIPE", help="TOML file, or the name of a shipped recipe.")
-    ],
-    overrides: Annotated[list[str] | None, typer.Argument(metavar="[TABLE.KEY=VALUE]...")] = None,
+    recipe: RecipeName,
+    overrides: Overrides = None,
 ) -> None:
     """Print a recipe with all that it extends and all defaults: a file that can be trained as it is."""
     from dotkd.recipe import load_recipe, recipe_text

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from dotkd.data.cache import Arrays, cached
 from dotkd.data.cifar_batches import find_batches, read_batches
 from dotkd.data.splits import Splits, check_split, from_arrays, make_splits
-from dotkd.errors import BadInput
+from dotkd.errors import BadInput, missing_extra
 
 _FORMATS = ("PNG", "WEBP")  # copies of the data set are found in both
 _SPLITS = ("train", "test")
@@ -232,7 +232,7 @@ def _library(name: str, layout: _Layout) -> Any:
     try:
         return importlib.import_module(name)
     except ImportError as error:
-        raise BadInput(f"{layout.title} needs the extra 'hub': pip install 'dotkd[hub]'") from error
+        raise missing_extra(layout.title, "hub") from error
 
 
 # ---------------------------------------------------------------- from files to images

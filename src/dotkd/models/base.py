@@ -6,6 +6,18 @@ import torch
 from torch import Tensor, nn
 
 
+def check_normalisation(mean: Sequence[float], std: Sequence[float]) -> None:
+    """Refuse a mean and a standard deviation that cannot belong together.
+
+    Raises:
+        ValueError: The two differ in length, or a deviation is not positive.
+    """
+    if len(mean) != len(std) or any(not value > 0 for value in std):
+        raise ValueError(
+            f"mean and std must have one number for each channel, std > 0, got {list(mean)} and {list(std)}"
+        )
+
+
 class ImageModel(nn.Module):
     """A classifier that knows the mean and standard deviation it was trained with.
 
@@ -40,11 +52,7 @@ class ImageModel(nn.Module):
 
     def __init__(self, mean: Sequence[float] = (), std: Sequence[float] = ()) -> None:
         super().__init__()
-        if len(mean) != len(std) or any(not value > 0 for value in std):
-            raise ValueError(
-                f"mean and std must have one number for each channel, std > 0, got {list(mean)} and "
-                f"{list(std)}"
-            )
+        check_normalisation(mean, std)
         for name, values in (("mean", mean), ("std", std)):
             self.register_buffer(name, torch.tensor(values).reshape(-1, 1, 1), persistent=False)
 

@@ -6,7 +6,6 @@ Their libraries are loaded when a model is made, not before: a recipe is checked
 import importlib
 import inspect
 import json
-import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -19,12 +18,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
-from dotkd.errors import BadInput
+from dotkd.errors import BadInput, missing_extra
 from dotkd.models.base import ImageModel
+from dotkd.models.external_names import LIBRARIES, PRETRAINED
 
-_PRETRAINED = "@pretrained"
-_LIBRARIES = {"timm": "timm", "hf": "transformers"}
-_OWN = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
 _SHOWN = 5
 
 
@@ -99,32 +96,6 @@ class External(ImageModel):
         raise BadInput(f"model {self.name!r} must return logits [B, {self.num_classes}], got {came}")
 
 
-def is_external(name: str) -> bool:
-    """Tell whether a name has the form of a model from outside of the zoo; nothing is imported.
-
-    Args:
-        name: The name.
-
-    Returns:
-        True for ``timm:NAME``, ``hf:NAME_OR_FOLDER`` and ``module:function``.
-
-    Raises:
-        BadInput: Nothing, or what is no name, after ``timm:`` or ``hf:``.
-
-    Example:
-        >>> [is_external(name) for name in ("timm:resnet18@pretrained", "my.nets:small", "resnet8x4")]
-        [True, True, False]
-    """
-    source, _, rest = name.partition(":")
-    if source not in _LIBRARIES or ":" not in name:
-        return _OWN.fullmatch(name) is not None
-    bare = rest.removesuffix(_PRETRAINED)
-    if not bare.strip() or (source == "timm" and not re.fullmatch(r"[\w.]+", bare)):
-        wanted = {"timm": "'timm:resnet18'", "hf": "'hf:microsoft/resnet-18' or 'hf:FOLDER'"}[source]
-        raise BadInput(f"unknown model {name!r}: wanted such as {wanted}, '{_PRETRAINED}' behind it or not")
-    return True
-
-
 def create_external(
     name: str,
     num_classes: int,
@@ -137,7 +108,7 @@ def create_external(
     """Make a model from outside of the zoo; see :func:`dotkd.models.create_model` for the names.
 
     Args:
-        name: The name, of a form that :func:`is_external` knows.
+        name: The name, of a form that :func:`~dotkd.models.external_names.is_external` knows.
         num_classes: Number of logits.
         image_shape: (C, H, W) of the images it will see.
         mean: Mean of each channel by which it normalises; none for the model's own.
@@ -151,7 +122,7 @@ def create_external(
         BadInput: No such model, its library or its weights are missing, or it does not fit.
     """
     source, _, rest = name.partition(":")
-    if source in _LIBRARIES:
+    if source in LIBRARIES:
         make = _timm if source == "timm" else _transformers
         found, options = make(name, rest, num_classes, image_shape, pretrained)
     else:
@@ -168,17 +139,17 @@ def _library(name: str) -> ModuleType:
     """Import the library of a model, or say what to install."""
     extra = name.partition(":")[0]
     try:
-        return importlib.import_module(_LIBRARIES[extra])
+        return importlib.import_module(LIBRARIES[extra])
     except ModuleNotFoundError as error:
-        if error.name != _LIBRARIES[extra]:
+        if error.name != LIBRARIES[extra]:
             raise _broken(name, error) from error
-        raise BadInput(f"model {name!r} needs the extra {extra!r}: pip install 'dotkd[{extra}]'") from None
+        raise missing_extra(f"model {name!r}", extra) from None
     except (ImportError, RuntimeError) as error:  # torchvision beside another torch raises the latter
         raise _broken(name, error) from error
 
 
 def _broken(name: str, error: Exception) -> BadInput:
-    what = f"model {name!r}: {_LIBRARIES[name.partition(':')[0]]} is installed, but does not load"
+    what = f"model {name!r}: {LIBRARIES[name.partition(':')[0]]} is installed, but does not load"
     return BadInput(f"{what}: {_line(error)}; do torch and torchvision belong together?")
 
 
@@ -193,7 +164,7 @@ def _timm(
     name: str, rest: str, num_classes: int, image_shape: tuple[int, int, int], pretrained: bool
 ) -> _Made:
     timm = _library(name)
-    bare = rest.removesuffix(_PRETRAINED)
+    bare = rest.removesuffix(PRETRAINED)
     if not timm.is_model(bare):
         near = get_close_matches(bare.lower(), timm.list_models(), _SHOWN, cutoff=0)
         raise BadInput(f"unknown model {name!r}; nearest: {', '.join(repr(f'timm:{one}') for one in near)}")
@@ -270,7 +241,7 @@ def _transformers(
     name: str, rest: str, num_classes: int, image_shape: tuple[int, int, int], pretrained: bool
 ) -> _Made:
     library = _library(name)
-    bare = rest.removesuffix(_PRETRAINED)
+    bare = rest.removesuffix(PRETRAINED)
     folder = Path(bare)
     asked = rest != bare
     # A local folder with weights is meant with them; a name of the hub only where it says so.
@@ -303,7 +274,7 @@ def _check_fit(name: str, config: Any, num_classes: int | None, channels: int) -
     if num_classes is not None and config.num_labels != num_classes:
         raise BadInput(
             f"model {name!r}: its weights have {config.num_labels} classes, wanted {num_classes}; "
-            f"'{name}{_PRETRAINED}' takes them with a new classifier"
+            f"'{name}{PRETRAINED}' takes them with a new classifier"
         )
     theirs = getattr(config, "num_channels", channels)
     if theirs != channels:

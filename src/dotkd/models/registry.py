@@ -11,7 +11,8 @@ from functools import partial
 
 from dotkd.errors import BadInput
 from dotkd.models.base import ImageModel
-from dotkd.models.external import create_external, is_external
+from dotkd.models.external import create_external
+from dotkd.models.external_names import is_external
 from dotkd.models.mobilenet import MobileNetV1, MobileNetV2, TinyMobileNetV2
 from dotkd.models.resnet import imagenet_resnet, thin_resnet
 from dotkd.models.shufflenet import ShuffleNetV1, ShuffleNetV2

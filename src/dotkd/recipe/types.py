@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, Strict, field_validator, mode
 
 from dotkd.data import DATA_SETS, data_facts
 from dotkd.errors import BadInput
+from dotkd.models.base import check_normalisation
 from dotkd.models.registry import check_model_name
 from dotkd.optim.checks import check_window
 from dotkd.recipe.method import complete_method
@@ -65,11 +66,7 @@ class Normalised(Table):
 
     @model_validator(mode="after")
     def _normalisation(self) -> Self:
-        if len(self.mean) != len(self.std) or any(value <= 0 for value in self.std):
-            raise ValueError(
-                f"mean and std must have one number for each channel, std > 0, got {list(self.mean)} and "
-                f"{list(self.std)}"
-            )
+        check_normalisation(self.mean, self.std)
         return self
 
 

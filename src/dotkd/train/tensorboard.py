@@ -13,7 +13,7 @@ logger, pass one to :func:`dotkd.train.loop.train`::
 from pathlib import Path
 from typing import Any
 
-from dotkd.errors import BadInput
+from dotkd.errors import missing_extra
 
 
 class TensorBoard:
@@ -30,7 +30,7 @@ class TensorBoard:
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError:
-            raise BadInput("--tensorboard needs the extra 'tb': pip install 'dotkd[tb]'") from None
+            raise missing_extra("--tensorboard", "tb") from None
         self._make: Any = SummaryWriter
         self._folder = folder / "tensorboard"
         self._writer: Any = None
