@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from dotkd.errors import unknown
 from dotkd.methods.base import Method, Outputs
-from dotkd.methods.registry import as_method, unknown
+from dotkd.methods.registry import as_method
 from dotkd.taps import Taps
 
 

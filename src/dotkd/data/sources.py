@@ -3,7 +3,6 @@
 Here belongs what a recipe may ask for by name; how a data set is read lives in a file of its own.
 """
 
-from difflib import get_close_matches
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,7 +11,7 @@ from dotkd.data.digits import load_digits
 from dotkd.data.folders import folder_shape, load_folder
 from dotkd.data.splits import Splits
 from dotkd.data.tiny_imagenet import load_tiny_imagenet
-from dotkd.errors import BadInput
+from dotkd.errors import BadInput, unknown
 
 
 class DataFacts(NamedTuple):
@@ -83,8 +82,7 @@ def data_facts(name: str, root: str | Path = "") -> DataFacts:
         return DataFacts(3, *shape)
     if name in _FACTS:
         return _FACTS[name]
-    nearest = get_close_matches(str(name), DATA_SETS, n=1, cutoff=0.0)[0]
-    raise BadInput(f"unknown data set {name!r}; nearest: {nearest!r} (known: {', '.join(DATA_SETS)})")
+    raise BadInput(unknown("data set", name, DATA_SETS))
 
 
 def load_data(

@@ -4,12 +4,12 @@ A misspelt name or option is an error that names the nearest valid one; nothing 
 """
 
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
-from difflib import get_close_matches
 from functools import partial
 from typing import Any, TypeVar
 
+from dotkd.errors import unknown
 from dotkd.methods.base import CONTEXT, FunctionMethod, Method
 
 _Registered = TypeVar("_Registered", bound=Callable[..., Any])
@@ -159,28 +159,6 @@ def as_method(method: str | Method, options: dict[str, Any]) -> Method:
             f"this {type(method).__name__} is made already, pass them to its constructor"
         )
     return method
-
-
-def unknown(kind: str, word: str, known: Iterable[str]) -> str:
-    """The message for a word that is not on a list.
-
-    Args:
-        kind: What the word was meant to be.
-        word: The word.
-        known: The words on the list.
-
-    Returns:
-        One sentence that names the nearest word and lists all.
-
-    Example:
-        >>> unknown("method", "dk", ["dkd", "rkd"])
-        "unknown method 'dk'; nearest: 'dkd' (known: dkd, rkd)"
-    """
-    names = sorted(known)
-    if not names:
-        return f"unknown {kind} {word!r}; there is none"
-    nearest = get_close_matches(word.lower(), names, n=1, cutoff=0.0)
-    return f"unknown {kind} {word!r}; nearest: {nearest[0]!r} (known: {', '.join(names)})"
 
 
 # Keyword arguments of the constructor, followed up the bases for as long as it passes **kwargs on.

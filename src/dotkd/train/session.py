@@ -5,7 +5,7 @@ does not hold is made anew from the recipe: the teacher, the data, the schedule.
 """
 
 import io
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -52,7 +52,7 @@ class Session:
     order: torch.Generator
     views: torch.Generator
     epoch: int = 0
-    best: dict[str, Any] | None = field(default=None)
+    best: dict[str, Any] | None = None
 
     @property
     def augment(self) -> Any:
