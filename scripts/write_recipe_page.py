@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args
 
+from dotkd.data.augmentation import STEPS, Step
 from dotkd.methods import method_names, method_options
 from dotkd.models import model_names
 from dotkd.recipe.types import Table, tables
@@ -20,6 +21,7 @@ def page() -> str:
     before, _, rest = PAGE.read_text(encoding="utf-8").partition(BEGIN)
     after = rest.partition(END)[2]
     parts = ["\n".join(_table(place, table)) for place, table in tables().items()]
+    parts.append("\n".join(_steps()))
     parts.append("\n".join(_methods()))
     parts.append(f"### Models\n\n{', '.join(f'`{name}`' for name in model_names())}.\n")
     return "\n".join([before + BEGIN, "", *parts, END + after])
@@ -36,6 +38,18 @@ def _table(place: tuple[str, ...], table: type[Table]) -> Iterator[str]:
             default = "required" if field.is_required() else _value(field.default)
             kind = _type(field.annotation) + _range(field.metadata)
             yield f"| `{key}` | {kind} | {default} | {field.description} |"
+    yield ""
+
+
+def _steps() -> Iterator[str]:
+    yield "### Steps of `data.augment`\n"
+    yield (
+        "Written `name`, or `name:N` for another number than the default; drawn for each image, on the device "
+        "of the images.\n"
+    )
+    yield "| step | what happens to an image |\n|---|---|"
+    for name, kind in STEPS.items():
+        yield f"| `{Step(name, kind.number)}` | {kind.meaning} |"
     yield ""
 
 

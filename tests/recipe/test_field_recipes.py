@@ -57,7 +57,7 @@ def test_a_pair_names_its_networks_and_its_published_numbers(pair):
 def test_the_settings_are_the_published_ones(name):
     recipe = load_recipe(name)
     data, schedule, optimizer = recipe.data, recipe.schedule, recipe.optimizer
-    assert (data.validation, data.batch_size, data.augment, data.train_images) == (0, 64, "crop-flip", 0)
+    assert (data.validation, data.batch_size, data.augment, data.train_images) == (0, 64, ("crop-flip:4",), 0)
     assert recipe.student.mean == (0.5071, 0.4867, 0.4408)
     assert recipe.student.std == (0.2675, 0.2565, 0.2761)
     assert optimizer.lr == (0.01 if recipe.student.model.endswith(SLOW) else 0.05)

@@ -108,7 +108,7 @@ def contents(draw):
             "label_noise": draw(share),
             "batch_size": draw(count),
             "seed": draw(seed),
-            "augment": draw(st.sampled_from(["none", "crop-flip"])),
+            "augment": draw(st.sampled_from([[], ["crop-flip:4"], ["rotate:20", "flip", "mixup:0.2"]])),
         },
         "student": {"model": "small/mlp16"},
         "schedule": draw(schedules()),

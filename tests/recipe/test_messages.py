@@ -78,7 +78,27 @@ UNKNOWN_WORDS = [
         "data.name=digit",
         r"data\.name: unknown data set 'digit'; nearest: 'digits' \(known: .*cifar100.*\)",
     ),
-    (DOT, "data.augment=flip", r"data\.augment: unknown value 'flip'; did you mean 'crop-flip'\? .*none.*"),
+    (
+        DOT,
+        "data.augment=flipp",
+        r"data\.augment: unknown step 'flipp'; nearest: 'flip' \(known: .*crop-flip.*\)",
+    ),
+    (
+        DOT,
+        "data.augment=['rotate:x']",
+        r"data\.augment: the number of 'rotate' must be a number from 0 to 180, got 'rotate:x'",
+    ),
+    (
+        DOT,
+        "data.augment=['cutout:1.5']",
+        r"data\.augment: the number of 'cutout' must be a whole number from 0 to 4096, .*",
+    ),
+    (DOT, "data.augment=['flip:1']", r"data\.augment: the number of 'flip' must be none, got 'flip:1'"),
+    (
+        DOT,
+        "data.augment=['mixup','flip']",
+        r"data\.augment: mixup:0.2 mixes labels and must be the last step, .*",
+    ),
     (DOT, "run.precision=bf61", r"run\.precision: unknown value 'bf61'; did you mean 'bf16'\? .*fp32.*"),
     (DOT, "run.device=gpu", r"run\.device: .*auto.*cpu.*cuda.*'gpu'"),
     (DOT, "run.device=cuda:x", r"run\.device: .*auto.*cpu.*cuda.*'cuda:x'"),

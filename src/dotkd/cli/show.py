@@ -148,15 +148,24 @@ def _points(share: float | None) -> str:
     return "-" if share is None else points(share)
 
 
-def show_recipes() -> None:
-    """Print the shipped recipes with what they are about."""
+def show_recipes(prefix: str) -> None:
+    """Print the shipped recipes whose names begin so: data, pair, method, optimizer, published accuracy."""
+    from dotkd.errors import BadInput, unknown
     from dotkd.recipe import load_recipe, recipe_names
+    from dotkd.train.teacher import teacher_recipe
 
-    rows = [("recipe", "student", "method", "optimizer", "epochs")]
-    for name in recipe_names():
+    names = [name for name in recipe_names() if name.startswith(prefix)]
+    if not names:
+        raise BadInput(unknown("recipe", prefix, recipe_names()))
+    rows = [("recipe", "data", "teacher -> student", "method", "optimizer", "published")]
+    for name in names:
         recipe = load_recipe(name)
+        taught_by = teacher_recipe(recipe)
+        student = recipe.student.model.rpartition("/")[2]
+        pair = student if taught_by is None else f"{taught_by.student.model.rpartition('/')[2]} -> {student}"
         method = recipe.method["name"] if recipe.method else "-"
-        rows.append((name, recipe.student.model, method, recipe.optimizer.name, str(recipe.schedule.epochs)))
+        published = f"{recipe.published.accuracy:.2f} %" if recipe.published else "-"
+        rows.append((name, recipe.data.name, pair, method, recipe.optimizer.name, published))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:  # no frame and no crop: the longest names are wider than a narrow terminal
         console.print("  ".join(map(str.ljust, row, widths)).rstrip(), soft_wrap=True)

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, Self, get_args
 from pydantic import BaseModel, ConfigDict, Field, Strict, field_validator, model_validator
 
 from dotkd.data import DATA_SETS, data_facts
+from dotkd.data.augmentation import Augmentation
 from dotkd.errors import BadInput
 from dotkd.models.base import check_normalisation
 from dotkd.models.registry import check_model_name
@@ -45,9 +46,13 @@ class Data(Table):
         float, Field(ge=0, le=1, description="Share of training labels replaced by a wrong class.")
     ] = 0.0
     augment: Annotated[
-        Literal["none", "crop-flip"],
-        Field(description="`crop-flip`: pad by 4, crop at random, flip every other image."),
-    ] = "none"
+        tuple[str, ...],
+        Strict(False),
+        Field(
+            description="What training images go through: a list of the steps below; one alone may stand "
+            'without a list, and `"none"` for the empty list.'
+        ),
+    ] = ()
     batch_size: Annotated[int, Field(ge=1, description="Images in a step.")]
     seed: Annotated[int, Field(ge=0, description="Draws the splits and the label noise.")] = 0
 
@@ -56,6 +61,18 @@ class Data(Table):
     def _known(cls, name: str) -> str:
         data_facts(name)
         return name
+
+    @field_validator("augment", mode="before")
+    @classmethod
+    def _alone(cls, augment: Any) -> Any:
+        if isinstance(augment, str):
+            return [] if augment == "none" else [augment]
+        return augment
+
+    @field_validator("augment")
+    @classmethod
+    def _steps(cls, augment: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(map(str, Augmentation(augment).steps))
 
 
 class Normalised(Table):

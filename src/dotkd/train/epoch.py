@@ -32,18 +32,19 @@ def train_epoch(session: Session, on_step: OnStep | None = None) -> dict[str, An
 
     Returns:
         Means over the images of the epoch: ``train_task_loss`` and ``train_distill_loss`` as the method
-        defines them, the same ``weighted`` as they were differentiated, ``train_accuracy``; and the
-        learning rate of the last step.
+        defines them, the same ``weighted`` as they were differentiated, ``train_accuracy`` (of mixed labels:
+        the likeliest); and the learning rate of the last step.
 
     Raises:
         RunFailed: A loss was not finite.
     """
     recipe, data = session.recipe, session.data.train
     steps = math.ceil(len(data) / recipe.data.batch_size)
+    views = session.augmentation.views(session.views)
     session.objective.train()
     rows: list[Tensor] = []
     for step, batch in enumerate(
-        data.batches(recipe.data.batch_size, generator=session.order, augment=session.augment)
+        data.batches(recipe.data.batch_size, generator=session.order, augment=views)
     ):
         time = session.epoch + (step + 0.5) / steps
         for group in session.optimizer.param_groups:
@@ -68,14 +69,18 @@ def train_epoch(session: Session, on_step: OnStep | None = None) -> dict[str, An
 
 def _step(session: Session, batch: Batch, progress: float) -> Tensor:
     """Update the student once; return the batch's numbers and its size, still on the device."""
+    images, labels = session.augmentation.mix(
+        batch.images, batch.labels, len(session.data.train.classes), generator=session.views
+    )
     with autocast(session.device, session.recipe.run.precision):
-        losses = session.objective(batch.images, batch.labels, index=batch.index, progress=progress)
+        losses = session.objective(images, labels, index=batch.index, progress=progress)
     differentiate(session.optimizer, losses)
     clip(session.optimizer, session.params, session.recipe.optimizer.clip_grad_norm)
     session.optimizer.step()
     session.optimizer.zero_grad()
     none = losses.raw_task.new_zeros(())
-    correct = (losses.logits.detach().argmax(dim=1) == batch.labels).float().mean()
+    likeliest = labels if labels.ndim == 1 else labels.argmax(dim=1)
+    correct = (losses.logits.detach().argmax(dim=1) == likeliest).float().mean()
     distill = none if losses.distill is None else losses.distill.detach()
     raw_distill = none if losses.raw_distill is None else losses.raw_distill
     size = none + len(batch)

@@ -6,7 +6,7 @@ does not hold is made anew from the recipe: the teacher, the data, the schedule.
 
 import io
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from torch import nn
 
 from dotkd.build import build_data, build_device, build_method, build_optimizer, build_student
 from dotkd.data import Splits
-from dotkd.data.augment import crop_flip
+from dotkd.data.augmentation import Augmentation
 from dotkd.data.randomness import random_stream
 from dotkd.distiller import Distiller
 from dotkd.errors import BadInput
@@ -54,10 +54,10 @@ class Session:
     epoch: int = 0
     best: dict[str, Any] | None = None
 
-    @property
-    def augment(self) -> Any:
-        """What turns the pixels of a training batch into a random view of them, or None."""
-        return partial(crop_flip, generator=self.views) if self.recipe.data.augment == "crop-flip" else None
+    @cached_property
+    def augmentation(self) -> Augmentation:
+        """What training images go through."""
+        return Augmentation(self.recipe.data.augment)
 
 
 def start(recipe: Recipe, teacher: nn.Module | None) -> Session:
@@ -93,6 +93,11 @@ def _objective(recipe: Recipe, teacher: nn.Module | None) -> Distiller | TaskOnl
     student, method = build_student(recipe), build_method(recipe)
     if teacher is None or method is None:
         return TaskOnly(student)
+    if "target" in method.needs and Augmentation(recipe.data.augment).mixes_labels:
+        raise BadInput(
+            f"data.augment: {recipe.data.augment[-1]!r} mixes labels, and method {recipe.method['name']!r} "
+            "reads one class for each image"
+        )
     try:
         return Distiller(student, teacher, method)
     except ValueError as error:
