@@ -22,7 +22,7 @@ LEVELS = [
     {"methods", "distiller", "analysis"},
     {"recipe"},
     {"runs"},
-    {"build", "train"},
+    {"build", "networks", "train"},
     {"report"},
     {"compare", "tune", "analyze", "evaluate", "export"},
     {"cli", "__main__"},

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from dotkd import export as module
-from dotkd.build import load_student
 from dotkd.errors import BadInput, RunFailed
 from dotkd.export import FORMATS, export
+from dotkd.networks import load_student
 from dotkd.recipe import load_recipe
 from dotkd.runs import RECIPE, STUDENT
 from dotkd.train.loop import train

@@ -7,10 +7,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from dotkd.build import load_student
     from dotkd.data import Batch, load_digits
     from dotkd.distiller import Distiller, Losses
     from dotkd.methods import Method, Outputs, create_method
+    from dotkd.networks import load_student
     from dotkd.optim import DOT, DOTAdamW, MultiMomentumSGD
 
     __version__: str
@@ -26,7 +26,7 @@ _HOME = {
     "create_method": "dotkd.methods",
     "Batch": "dotkd.data",
     "load_digits": "dotkd.data",
-    "load_student": "dotkd.build",
+    "load_student": "dotkd.networks",
 }
 
 __all__ = [

@@ -8,24 +8,25 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dotkd.build import load_student, save_student
 from dotkd.data import data_facts
 from dotkd.errors import BadInput, RunFailed, missing_extra
+from dotkd.networks import load_student, save_student
 from dotkd.recipe import Recipe
 from dotkd.runs import write_atomically
 
 
-def export(source: Path, target: Path, file_format: str) -> float:
+def export(source: Path, target: Path, file_format: str, recipe: Recipe | None = None) -> float:
     """Write a student in another format and compare the logits of what was written.
 
     The check runs on random images in a batch of another size than the export saw.
 
     Args:
-        source: ``student.safetensors``, or the folder of a finished run.
+        source: ``student.safetensors``, the folder of a finished run, or a checkpoint of one.
         target: The file to write.
         file_format: ``"safetensors"``: weights, with the recipe in the metadata. ``"torch"``: a program of
             ``torch.export``, which needs neither this package nor the model's code. ``"onnx"``: the extra
             ``onnx``. Both programs take images [B, C, H, W] in [0, 1] for any B and return logits.
+        recipe: The recipe whose student it is; None where the file or its run knows.
 
     Returns:
         The largest difference of a logit, relative to the largest logit.
@@ -38,7 +39,7 @@ def export(source: Path, target: Path, file_format: str) -> float:
         raise BadInput(f"unknown format {file_format!r} (known: {', '.join(FORMATS)})")
     if target.is_dir():
         raise BadInput(f"{target} is a folder, and a file is wanted, such as {target / 'student.onnx'}")
-    student, recipe = load_student(source)
+    student, recipe = load_student(source, recipe)
     facts = data_facts(recipe.data.name, recipe.data.root)
     shape = (5, facts.channels, facts.height, facts.width)
     images = torch.rand(shape, generator=torch.Generator().manual_seed(0))
@@ -61,7 +62,7 @@ Logits = Callable[[Tensor], Tensor]
 
 def _safetensors(student: nn.Module, recipe: Recipe, _images: Tensor, path: Path) -> Logits:
     save_student(student, recipe, path)
-    return load_student(path)[0]
+    return load_student(path, recipe)[0]
 
 
 def _torch(student: nn.Module, _recipe: Recipe, images: Tensor, path: Path) -> Logits:

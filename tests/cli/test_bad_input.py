@@ -162,7 +162,7 @@ def wicked(path: Path, target: Path) -> None:
 @pytest.mark.parametrize("key", ["teacher.checkpoint", "student.checkpoint"])
 def test_a_pickle_as_checkpoint_of_a_recipe_does_not_run(refused, tmp_path, key) -> None:
     wicked(tmp_path / "evil.pt", tmp_path / "ran")
-    says = r"evil\.pt: not a student of a run, which is a student\.safetensors"
+    says = r"evil\.pt: does not say what network it is of; name it"
     for own in ([], ["teacher.model=small/mlp16"]):
         given = [f"{key}=evil.pt", *(own if key == "teacher.checkpoint" else [])]
         code = r"evil\.pt: refused, loading it would run code"
@@ -251,7 +251,7 @@ def test_a_student_that_no_run_wrote(refused, run) -> None:
     path = run / runs.STUDENT
     weights = load_file(path)
     save_file(weights, path)
-    refused("evaluate", run, says="not a student of a run: there is no recipe in its metadata")
+    refused("evaluate", run, says="does not say what network it is of; name it: .*--recipe for evaluate")
     save_file(weights, path, metadata={"recipe": "name = "})
     refused("evaluate", run, says=r"student\.safetensors, recipe: not valid TOML")
     text = (run / runs.RECIPE).read_text(encoding="utf-8")

@@ -67,7 +67,7 @@ def test_help_has_an_example_that_parses(dotkd, monkeypatch, words, flag) -> Non
     context = command.make_context("dotkd", rest, resilient_parsing=False)  # raises what the user would see
     names = [context.params[key] for key in ("recipe", "recipes") if key in context.params]
     overrides = context.params.get("overrides") or []
-    for name in (each for value in names for each in ([value] if isinstance(value, str) else value)):
+    for name in (each for value in names if value for each in ([value] if isinstance(value, str) else value)):
         assert name in recipe_names()
         load_recipe(name, overrides)
 
@@ -120,6 +120,19 @@ def test_listing_the_recipes_shows_each(dotkd, monkeypatch) -> None:
     code, out, err = dotkd("recipes")
     assert (code, err) == (0, "")
     assert all(name in out for name in recipe_names()), "a name that is cut cannot be copied"
+
+
+def test_listing_some_recipes_shows_their_pairs_and_published_numbers(dotkd) -> None:
+    code, out, err = dotkd("recipes", "--only", "cifar100/resnet32x4-resnet8x4")
+    assert (code, err) == (0, "")
+    rows = [line.split() for line in out.splitlines()]
+    pair = ["resnet32x4", "->", "resnet8x4"]
+    wanted = ["cifar100/resnet32x4-resnet8x4/kd-dot", "cifar100", *pair, "kd", "dot", "75.12", "%"]
+    assert wanted in rows
+    assert len(rows) == 6
+    code, out, err = dotkd("recipes", "--only", "cifar1000")
+    assert (code, out) == (2, "")
+    assert "unknown recipe 'cifar1000'; nearest: 'cifar100/" in err
 
 
 def test_help_is_there_in_half_a_second() -> None:

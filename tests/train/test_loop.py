@@ -8,10 +8,11 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from dotkd import Distiller
-from dotkd.build import build_data, build_student, load_student
+from dotkd.build import build_data
 from dotkd.data.randomness import random_stream
 from dotkd.errors import BadInput, RunFailed
 from dotkd.methods import create_method
+from dotkd.networks import build_student, load_student
 from dotkd.optim import DOT
 from dotkd.recipe import load_recipe, recipe_text
 from dotkd.runs import BEST, ENVIRONMENT, LAST, METRICS, RECIPE, RESULTS, STUDENT, read_run

@@ -7,9 +7,9 @@ import sys
 import pytest
 import torch
 
-from dotkd.build import build_student, load_student
 from dotkd.data import Splits
 from dotkd.errors import BadInput
+from dotkd.networks import build_student, load_student
 from dotkd.recipe import load_recipe
 from dotkd.runs import ENVIRONMENT, STUDENT, locked
 from dotkd.train import session as sessions
@@ -136,7 +136,7 @@ def test_a_published_checkpoint_teaches_when_its_model_is_named(tmp_path):
     train(recipe, tmp_path / "run")
     with pytest.raises(BadInput, match=r"teacher\.pth: does not fit MLP"):
         check_recipe(short("kd", given[0], "teacher.model=small/mlp16"))
-    with pytest.raises(BadInput, match=r"the \.pth of a teacher needs teacher\.model"):
+    with pytest.raises(BadInput, match=r"name it: teacher.model for a teacher"):
         check_recipe(short("kd", given[0]))
 
 

@@ -27,7 +27,14 @@ RecipeName = Annotated[
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="[TABLE.KEY=VALUE]...")]
 Output = Annotated[Path, typer.Option("--output", "-o", help="Folder to write to.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on where an earlier run in the folder stopped.")]
-RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="Run folder, or its student.safetensors.")]
+RunPath = Annotated[
+    Path,
+    typer.Argument(metavar="RUN", help="Run folder, its student.safetensors, or one of its checkpoints."),
+]
+Whose = Annotated[
+    str,
+    typer.Option("--recipe", help="Recipe whose student it is, for files that do not say; a .pth, for one."),
+]
 
 
 def main() -> None:
@@ -163,19 +170,24 @@ def report(
     show_summary(summarize(find_runs(folder)), folder)
 
 
-@app.command(epilog=_example("dotkd evaluate runs/dot"))
+@app.command(
+    epilog=_example("dotkd evaluate resnet32x4.pth --recipe cifar100/teacher/resnet32x4 --root data/cifar100")
+)
 @ends_well
 def evaluate(
     run: RunPath,
-    root: Annotated[str, typer.Option(help="Where the data are; default: where they were in training.")] = "",
+    recipe: Whose = "",
+    root: Annotated[str, typer.Option(help="Where the data are; default: where the recipe says.")] = "",
     device: Annotated[str, typer.Option(help="auto, cpu or cuda:N.")] = "auto",
 ) -> None:
-    """Measure a student on the test images: top-1, top-5, negative log-likelihood."""
+    """Measure a network on the test images: top-1, top-5, negative log-likelihood."""
     from dotkd.cli.show import show_quality
     from dotkd.evaluate import evaluate_student
+    from dotkd.recipe import load_recipe
 
-    quality, images, recipe = evaluate_student(run, root=root, device=device)
-    show_quality(recipe.name, quality, images)
+    whose = load_recipe(recipe) if recipe else None
+    quality, images, found = evaluate_student(run, whose, root=root, device=device)
+    show_quality(found.name, quality, images)
 
 
 @app.command(epilog=_example("dotkd export runs/dot --format onnx --output student.onnx"))
@@ -186,17 +198,19 @@ def export(
     file_format: Annotated[
         str, typer.Option("--format", "-f", help="safetensors, torch (torch.export) or onnx (extra 'onnx').")
     ] = "safetensors",
+    recipe: Whose = "",
 ) -> None:
     """Write a student for use elsewhere, and check that it gives the same logits."""
     from dotkd.cli.show import console
     from dotkd.export import export as export_student
+    from dotkd.recipe import load_recipe
 
-    difference = export_student(run, output, file_format)
+    difference = export_student(run, output, file_format, load_recipe(recipe) if recipe else None)
     console.print(f"{output}: checked, largest relative difference of a logit {difference:.1e}")
 
 
 recipes_app = typer.Typer(
-    help="List the shipped recipes, or show one in full.",
+    help="List the shipped recipes with pair, data and published accuracy, or show one in full.",
     invoke_without_command=True,
     rich_markup_mode="rich",
     epilog=_example("dotkd recipes show quick/digits-kd-dot"),
@@ -206,12 +220,17 @@ app.add_typer(recipes_app, name="recipes")
 
 @recipes_app.callback()
 @ends_well
-def recipes(context: typer.Context) -> None:
-    """List the shipped recipes, or show one in full."""
+def recipes(
+    context: typer.Context,
+    only: Annotated[
+        str, typer.Option(metavar="PREFIX", help="Those whose names begin so, such as imagenet.")
+    ] = "",
+) -> None:
+    """List the shipped recipes with pair, data and published accuracy, or show one in full."""
     if context.invoked_subcommand is None:
         from dotkd.cli.show import show_recipes
 
-        show_recipes()
+        show_recipes(only)
 
 
 @recipes_app.command(epilog=_example("dotkd recipes show quick/digits-kd-dot optimizer.delta=0.05"))

@@ -5,11 +5,14 @@ so that values and gradients are finite wherever the logits are. Half-precision 
 in float32, and nothing waits for the device: only shapes, dtypes and Python numbers are checked.
 """
 
-import math
-
 import torch
 from torch import Tensor
 from torch.nn import functional
+
+from dotkd.losses._checks import check_non_negative as check_non_negative
+from dotkd.losses._checks import check_positive as check_positive
+from dotkd.losses._checks import check_target, checked_logit_pair
+from dotkd.losses._numerics import other_classes, rounding_noise
 
 # The published constant that keeps the z-score of a constant row from dividing by zero.
 _STANDARDIZE_EPS = 1e-7
@@ -62,7 +65,7 @@ def kd_loss(
         Knowledge Distillation", CVPR 2024, arXiv 2403.01427.
     """
     check_positive("temperature", temperature)
-    student, teacher = _checked_pair(student_logits, teacher_logits)
+    student, teacher = checked_logit_pair(student_logits, teacher_logits)
     if standardize:
         student, teacher = _standardized(student), _standardized(teacher)
     divergence = _divergence(
@@ -128,10 +131,10 @@ def dkd_loss(
     check_positive("temperature", temperature)
     check_non_negative("alpha", alpha)
     check_non_negative("beta", beta)
-    student, teacher = _checked_pair(student_logits, teacher_logits)
-    _check_target(target, student)
+    student, teacher = checked_logit_pair(student_logits, teacher_logits)
+    check_target(target, student)
 
-    others = _other_classes(target, student.shape[1])
+    others = other_classes(target, student.shape[1])
     student_pair, student_others = _decoupled(student / temperature, target, others)
     teacher_pair, teacher_others = _decoupled(teacher / temperature, target, others)
     target_term = _divergence(student_pair, teacher_pair)
@@ -149,15 +152,7 @@ def _standardized(logits: Tensor) -> Tensor:
     deviation = logits.std(dim=1, keepdim=True)
     # A head that starts at zero gives constant rows. There the published gradient, of order
     # 1 / 1e-7, is rounding noise made large: such rows are left out.
-    noise = 8 * torch.finfo(logits.dtype).eps * logits.abs().amax(dim=1, keepdim=True)
-    return torch.where(deviation <= noise, 0.0, centred / (deviation + _STANDARDIZE_EPS))
-
-
-# The C - 1 class numbers beside each target, [B, C - 1], in order. Computed rather than masked:
-# a boolean index would have to ask the device for its size.
-def _other_classes(target: Tensor, num_classes: int) -> Tensor:
-    numbers = torch.arange(num_classes - 1, device=target.device)
-    return numbers + (numbers >= target.unsqueeze(1))
+    return torch.where(deviation <= rounding_noise(logits, 1), 0.0, centred / (deviation + _STANDARDIZE_EPS))
 
 
 # Log-probabilities of (target, all the others) [B, 2] and among the others [B, C - 1].
@@ -166,59 +161,3 @@ def _decoupled(logits: Tensor, target: Tensor, others: Tensor) -> tuple[Tensor, 
     target_logit = logits.gather(1, target.unsqueeze(1))
     pair = torch.cat([target_logit, other_logits.logsumexp(dim=1, keepdim=True)], dim=1)
     return functional.log_softmax(pair, dim=1), functional.log_softmax(other_logits, dim=1)
-
-
-def check_positive(name: str, value: float) -> None:
-    """Refuse an option that is not a finite number above zero.
-
-    Args:
-        name: What the message calls it.
-        value: The number to check.
-
-    Raises:
-        ValueError: If the value is zero, negative, infinite or not a number.
-    """
-    if not (math.isfinite(value) and value > 0):
-        raise ValueError(f"{name} must be a finite number > 0, got {value}")
-
-
-def check_non_negative(name: str, value: float) -> None:
-    """Refuse an option that is not a finite number of zero or above.
-
-    Args:
-        name: What the message calls it.
-        value: The number to check.
-
-    Raises:
-        ValueError: If the value is negative, infinite or not a number.
-    """
-    if not (math.isfinite(value) and value >= 0):
-        raise ValueError(f"{name} must be a finite number >= 0, got {value}")
-
-
-# Both logits in one dtype of at least float32, once their shapes and dtypes are right.
-def _checked_pair(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
-    for name, logits in (("student_logits", student), ("teacher_logits", teacher)):
-        if logits.ndim != 2 or logits.shape[0] < 1 or logits.shape[1] < 2:
-            raise ValueError(
-                f"{name} must be [B, C] with at least 1 sample and 2 classes, got shape {list(logits.shape)}"
-            )
-        if not logits.is_floating_point():
-            raise ValueError(f"{name} must be floating point, got {logits.dtype}")
-    if student.shape != teacher.shape:
-        raise ValueError(
-            "student_logits and teacher_logits must have the same shape [B, C], "
-            f"got {list(student.shape)} and {list(teacher.shape)}"
-        )
-    dtype = torch.promote_types(torch.promote_types(student.dtype, teacher.dtype), torch.float32)
-    return student.to(dtype), teacher.to(dtype)
-
-
-def _check_target(target: Tensor, logits: Tensor) -> None:
-    if target.dtype != torch.int64:
-        raise ValueError(f"target must hold int64 class numbers, got {target.dtype}")
-    if target.shape != logits.shape[:1]:
-        raise ValueError(
-            f"target must be [B] = {list(logits.shape[:1])}, one class number per row of logits, "
-            f"got shape {list(target.shape)}"
-        )

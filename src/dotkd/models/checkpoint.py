@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from dotkd.errors import BadInput
 
 # Where training scripts keep the weights beside the epoch and the optimizer.
-_ENTRIES = ("model", "state_dict")
+_ENTRIES = ("model", "state_dict", "objective")
+_STUDENT = "student."  # before its names among those of an objective
 _SHOWN = 5
 
 
@@ -23,9 +24,9 @@ def load_weights(model: nn.Module, path: str | Path) -> None:
     """Fill a model with the weights of a file.
 
     A safetensors file, whatever its name, holds the weights themselves. Any other file is one of
-    ``torch.save``: the weights, or a dictionary with them under ``model`` or ``state_dict``; ``module.``
-    in front of all names, as parallel training leaves it, is dropped. It is read without running any code
-    in it.
+    ``torch.save``: the weights, or a dictionary with them under ``model`` or ``state_dict``, or the
+    checkpoint of a run, of which the student is taken; ``module.`` in front of all names, as parallel
+    training leaves it, is dropped. It is read without running any code in it.
 
     Args:
         model: The model, changed in place, and only if all fits.
@@ -93,6 +94,12 @@ def _weights(content: Any, path: Path) -> dict[str, Tensor]:
         for entry in _ENTRIES:
             if isinstance(content.get(entry), Mapping):
                 content = content[entry]
+                if entry == "objective":
+                    content = {
+                        name.removeprefix(_STUDENT): value
+                        for name, value in content.items()
+                        if str(name).startswith(_STUDENT)
+                    }
                 break
     if not isinstance(content, Mapping) or not content:
         raise BadInput(f"{path}: holds no weights: wanted a state_dict, or one under 'model' or 'state_dict'")

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 
 from dotkd import runs
-from dotkd.build import build_teacher, save_student
 from dotkd.errors import BadInput
+from dotkd.networks import build_teacher, save_student
 from dotkd.recipe import Recipe, differing_keys, recipe_text
 from dotkd.train.environment import changes, environment, file_checksum
 from dotkd.train.epoch import OnStep, judge_epoch, stop_diverged, train_epoch

@@ -13,12 +13,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from dotkd.build import build_data, build_device, build_method, build_optimizer, build_student
+from dotkd.build import build_data, build_device, build_method, build_optimizer
 from dotkd.data import Splits
 from dotkd.data.augmentation import Augmentation
 from dotkd.data.randomness import random_stream
 from dotkd.distiller import Distiller
 from dotkd.errors import BadInput
+from dotkd.networks import build_student
 from dotkd.recipe import Recipe, recipe_text
 from dotkd.runs import BEST, LAST, write_atomically
 from dotkd.train.objective import TaskOnly
@@ -95,8 +96,8 @@ def _objective(recipe: Recipe, teacher: nn.Module | None) -> Distiller | TaskOnl
         return TaskOnly(student)
     if "target" in method.needs and Augmentation(recipe.data.augment).mixes_labels:
         raise BadInput(
-            f"data.augment: {recipe.data.augment[-1]!r} mixes labels, and method {recipe.method['name']!r} "
-            "reads one class for each image"
+            f"data.augment: {recipe.data.augment[-1]!r} mixes labels, and {type(method).__name__} reads one "
+            "class for each image"
         )
     try:
         return Distiller(student, teacher, method)

@@ -6,8 +6,9 @@ from pathlib import Path
 from torch import nn
 
 from dotkd import runs
-from dotkd.build import build_data, build_device, build_student, build_teacher
+from dotkd.build import build_data, build_device
 from dotkd.errors import BadInput
+from dotkd.networks import build_student, build_teacher
 from dotkd.recipe import Recipe, load_recipe
 from dotkd.train.epoch import OnStep
 from dotkd.train.loop import OnEpoch, check_folder, train

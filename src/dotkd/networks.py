@@ -1,0 +1,156 @@
+"""Networks with their weights: drawn by a seed, read from files, written for others.
+
+Weights are drawn under the run's seed, in a stream of their own, so that all arms of a seed start from the
+same student. A file is data: what it says of itself never decides what code is run.
+"""
+
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import nn
+
+from dotkd.build import build_model
+from dotkd.data.randomness import random_stream
+from dotkd.errors import BadInput
+from dotkd.models import ImageModel, load_weights
+from dotkd.models.checkpoint import is_safetensors
+from dotkd.models.external_names import runs_own_code
+from dotkd.recipe import Recipe, load_recipe, parse_recipe, recipe_text
+from dotkd.runs import LAST, RECIPE, STUDENT
+
+
+def build_student(recipe: Recipe) -> ImageModel:
+    """Make the student of a recipe, with the weights that its seed or its checkpoint gives.
+
+    Args:
+        recipe: The recipe.
+
+    Returns:
+        The student, on the CPU. The global random generator is as before.
+
+    Raises:
+        BadInput: The checkpoint is broken, or is one of another network.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(random_stream(recipe.run.seed, "student.init").initial_seed())
+        fresh = recipe.student.checkpoint is None
+        student = build_model(recipe.student.model, recipe.student, recipe.data, pretrained=fresh)
+    if recipe.student.checkpoint is not None:
+        load_weights(student, recipe.student.checkpoint)
+        _check_normalisation(recipe, _metadata(Path(recipe.student.checkpoint)))
+    return student
+
+
+def build_teacher(recipe: Recipe, path: Path) -> ImageModel:
+    """Make the teacher of a recipe, with the weights of a file.
+
+    Args:
+        recipe: The recipe.
+        path: A student of another run, which knows its model, or any weights of ``teacher.model``.
+
+    Returns:
+        The teacher in evaluation mode.
+
+    Raises:
+        BadInput: The file is missing or does not fit, or the teacher learned from another data set.
+    """
+    table = recipe.teacher
+    if table is not None and table.model is not None:
+        teacher = build_model(table.model, table, recipe.data, pretrained=False)
+        load_weights(teacher, path)
+        return teacher.eval()
+    teacher, taught = load_student(path)
+    if taught.data.name != recipe.data.name:
+        raise BadInput(
+            f"teacher.checkpoint: {path} learned from {taught.data.name}, the student's data is "
+            f"{recipe.data.name}"
+        )
+    return teacher
+
+
+def save_student(student: nn.Module, recipe: Recipe, path: Path) -> None:
+    """Write what is to be deployed: weights as safetensors, the recipe in the metadata."""
+    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in student.state_dict().items()}
+    # One entry only: safetensors writes several in an order of chance, and equal runs have equal files.
+    path.write_bytes(save(weights, metadata={"recipe": recipe_text(recipe)}))
+
+
+def load_student(path: str | Path, recipe: Recipe | None = None) -> tuple[ImageModel, Recipe]:
+    """Read a student that a run wrote, or any weights for which a recipe says what they are.
+
+    Args:
+        path: ``student.safetensors``, the folder of a finished run, or a checkpoint of one
+            (``checkpoints/best.pt``); with ``recipe``, also any file of
+            :func:`dotkd.models.load_weights`.
+        recipe: The recipe whose student the weights are of; None where the file or its run knows.
+
+    Returns:
+        The network in evaluation mode, and its recipe. The network takes images [B, C, H, W] in
+        [0, 1] and returns logits.
+
+    Raises:
+        BadInput: The file is missing, broken, does not fit, or does not say what it is of.
+
+    Example:
+        >>> from dotkd.recipe import load_recipe
+        >>> from dotkd.train.loop import train
+        >>> results = train(load_recipe("quick/digits-plain", ["schedule.epochs=1"]), Path("run"))
+        >>> student, recipe = load_student("run")
+        >>> student(torch.rand(2, 1, 8, 8)).shape
+        torch.Size([2, 10])
+    """
+    path = Path(path)
+    path = path / STUDENT if path.is_dir() else path
+    if not path.is_file():
+        raise BadInput(f"no file {str(path)!r}: wanted a {STUDENT} or the folder of a finished run")
+    if recipe is None:
+        recipe = _own_recipe(path)
+        if runs_own_code(recipe.student.model):
+            raise BadInput(
+                f"{path}: made by the function {recipe.student.model!r}, and a file does not decide what "
+                "code is run: say so yourself by giving its recipe"
+            )
+    student = build_model(recipe.student.model, recipe.student, recipe.data, pretrained=False)
+    load_weights(student, path)
+    return student.eval(), recipe
+
+
+def _own_recipe(path: Path) -> Recipe:
+    """Find out of which recipe a file's weights are: by its metadata, or by the run in whose folder it is."""
+    beside = path.parent.parent / RECIPE
+    if path.parent.name == Path(LAST).parent.name and beside.is_file():
+        return load_recipe(beside)
+    metadata = _metadata(path)
+    if "recipe" not in metadata:
+        raise BadInput(
+            f"{path}: does not say what network it is of; name it: teacher.model for a teacher, --recipe for "
+            "evaluate and export"
+        )
+    return parse_recipe(metadata["recipe"], f"{path}, recipe")
+
+
+def _check_normalisation(recipe: Recipe, metadata: dict[str, str]) -> None:
+    """Refuse weights that were trained on images normalised in another way, which they cannot show."""
+    if "recipe" not in metadata:
+        return
+    theirs = parse_recipe(metadata["recipe"], f"{recipe.student.checkpoint}, recipe").student
+    for key in ("mean", "std"):
+        ours, other = getattr(recipe.student, key), getattr(theirs, key)
+        if ours != other:
+            raise BadInput(
+                f"student.checkpoint: {recipe.student.checkpoint} was trained with student.{key} = "
+                f"{list(other)}, the recipe has {list(ours)}"
+            )
+
+
+def _metadata(path: Path) -> dict[str, str]:
+    """Return what a safetensors file says of itself; other files say nothing."""
+    if not is_safetensors(path):
+        return {}
+    try:
+        with safe_open(path, framework="pt") as file:
+            return file.metadata() or {}
+    except (SafetensorError, OSError) as error:
+        raise BadInput(f"{path}: not a safetensors file: {error}") from None

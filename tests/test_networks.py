@@ -1,0 +1,83 @@
+"""Weights from files: what a run wrote, its checkpoints, published files, and whose they are."""
+
+import pytest
+import torch
+
+from dotkd.errors import BadInput
+from dotkd.evaluate import evaluate_student
+from dotkd.networks import load_student
+from dotkd.recipe import load_recipe, recipe_text
+from dotkd.recipe.load import make_recipe
+from dotkd.runs import read_run
+from dotkd.train.loop import train
+
+SHORT = ["schedule.epochs=3", "student.model=small/mlp16"]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("networks") / "run"
+    train(load_recipe("quick/digits-plain", [*SHORT, "optimizer.lr=0.5"]), folder)
+    return folder
+
+
+def test_a_checkpoint_of_a_run_is_known_by_its_folder(run):
+    last, recipe = load_student(run / "checkpoints" / "last.pt")
+    whole = load_student(run)
+    assert recipe_text(recipe) == recipe_text(whole[1])
+    assert all(torch.equal(value, whole[0].state_dict()[key]) for key, value in last.state_dict().items())
+
+
+def test_the_best_epoch_can_be_measured(run):
+    best = read_run(run).results["best"]
+    quality, images, _ = evaluate_student(run / "checkpoints" / "best.pt")
+    assert images == 397
+    assert quality.accuracy == pytest.approx(best["test_accuracy"])
+    assert quality.loss == pytest.approx(best["test_loss"])
+
+
+def test_a_checkpoint_away_from_its_run_needs_its_recipe(run, tmp_path):
+    moved = tmp_path / "best.pt"
+    moved.write_bytes((run / "checkpoints" / "best.pt").read_bytes())
+    with pytest.raises(BadInput, match=r"best\.pt: does not say what network it is of; name it"):
+        load_student(moved)
+    found = load_student(moved, load_recipe("quick/digits-plain", SHORT))[0]
+    kept = load_student(run / "checkpoints" / "best.pt")[0]
+    assert torch.equal(found.fc.weight, kept.fc.weight)
+
+
+@pytest.mark.parametrize("wrap", [lambda w: w, lambda w: {"model": w, "epoch": 240, "best_acc": 0.7}])
+def test_a_published_file_is_measured_as_the_student_of_a_recipe(run, tmp_path, wrap):
+    student, recipe = load_student(run)
+    torch.save(wrap(student.state_dict()), tmp_path / "net.pth")
+    quality, _, named = evaluate_student(tmp_path / "net.pth", recipe)
+    assert quality == evaluate_student(run)[0]
+    assert named.name == recipe.name
+    with pytest.raises(BadInput, match=r"net\.pth: does not fit MLP: .*other shape"):
+        evaluate_student(tmp_path / "net.pth", load_recipe("quick/digits-teacher"))
+
+
+def test_a_function_of_the_user_makes_the_model_when_the_user_gives_the_recipe(tmp_path, monkeypatch):
+    (tmp_path / "ournet.py").write_text(
+        "import torch\n\n\ndef make(num_classes):\n"
+        "    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, num_classes))\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    recipe = load_recipe("quick/digits-plain", ["schedule.epochs=1", "student.model=ournet:make"])
+    train(recipe, tmp_path / "run")
+    with pytest.raises(BadInput, match="does not decide what code is run"):
+        evaluate_student(tmp_path / "run")
+    assert evaluate_student(tmp_path / "run", recipe)[0].accuracy == pytest.approx(
+        read_run(tmp_path / "run").results["last"]["test_accuracy"]
+    )
+
+
+def test_a_recipe_beside_a_checkpoint_does_not_decide_what_code_is_run(run, tmp_path):
+    recipe = load_recipe("quick/digits-plain", SHORT)
+    raw = recipe.model_dump(exclude_none=True)
+    raw["student"]["model"] = "os:getcwd"
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "recipe.toml").write_text(recipe_text(make_recipe(raw, "a stranger")))
+    (tmp_path / "checkpoints" / "last.pt").write_bytes((run / "checkpoints" / "last.pt").read_bytes())
+    with pytest.raises(BadInput, match="made by the function 'os:getcwd'"):
+        load_student(tmp_path / "checkpoints" / "last.pt")
