@@ -18,7 +18,7 @@ import dotkd
 PACKAGE = "dotkd"
 # From the ground up; what does not exist yet has its place already.
 LEVELS = [
-    {"errors", "optim", "losses", "taps", "align", "data", "models"},
+    {"errors", "optim", "losses", "taps", "locate", "align", "data", "models"},
     {"methods", "distiller", "analysis"},
     {"recipe"},
     {"runs"},

@@ -386,16 +386,16 @@ def test_the_wrong_method():
 @pytest.mark.parametrize(
     ("method", "taps", "message"),
     [
-        (Projected(), None, "Projected needs the feature 'body'; .* taps={'body': 'dotted.path'}"),
+        (Projected(), None, "the method needs the feature 'body'; .* taps={'body': 'dotted.path'}"),
         (
             Projected(),
             {"body": "body", "bodies": "body"},
             "unknown tap 'bodies'; nearest: 'body' .* reads body",
         ),
-        (KD(), {"body": "body"}, "tap 'body' is not needed: method KD reads logits"),
+        (KD(), {"body": "body"}, "tap 'body' is not needed: the method reads no features"),
         (Projected(), {"body": "boddy"}, "tap 'body': ConvNet has no submodule 'boddy'; nearest: 'body"),
         (Projected(), {"body": ("body", "haed")}, "no submodule 'haed'; nearest: 'head'"),
-        (Projected(), {"body": ("body", "body", "body")}, r"one dotted path or a pair .*, got \('body'"),
+        (Projected(), {"body": ("body", "body", "body")}, r"one path or a pair .*, got \('body'"),
     ],
 )
 def test_wrong_taps(method, taps, message):

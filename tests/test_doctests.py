@@ -30,7 +30,6 @@ SHOWN_ELSEWHERE = {
     "dotkd.recipe.Recipe": "dotkd.recipe.load_recipe",
     "dotkd.data.Splits": "dotkd.data.load_digits",
     "dotkd.distiller.Losses": "dotkd.distiller.Distiller",
-    "dotkd.methods.Outputs": "dotkd.methods.Method",
     "dotkd.optim.StreamOptimizer": "dotkd.optim.MultiMomentumSGD",
 }
 BLOCK = re.compile(r"^```python[^\n]*\n(.*?)^```[ \t]*$", re.MULTILINE | re.DOTALL)

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dotkd.errors import unknown
-from dotkd.methods.base import Method, Outputs
+from dotkd.locate import Where, pair_paths
+from dotkd.methods.base import NO_FEATURES, Method, Outputs, Setting
 from dotkd.methods.registry import as_method
 from dotkd.taps import Taps
 
@@ -36,6 +36,21 @@ class Losses(NamedTuple):
     raw_distill: Tensor
 
 
+class StreamLosses(Losses):
+    """What one batch gives where a method has several distillation losses; ``distill`` is their sum.
+
+    Attributes:
+        streams: Each of them by name, weighted and ramped.
+
+    Example:
+        >>> losses = StreamLosses(*torch.ones(5))
+        >>> losses.streams = {"target": torch.zeros(()), "others": torch.ones(())}
+        >>> task, distill, *_ = losses
+    """
+
+    streams: dict[str, Tensor]
+
+
 class Distiller(nn.Module):
     """A student, a teacher frozen for good, and the method that connects them.
 
@@ -54,14 +69,19 @@ class Distiller(nn.Module):
             gradients in the optimizer.
         teacher: Maps the same images to logits; may share nothing with the student.
         method: The name of a registered method, or a method.
-        taps: Feature name -> dotted path of a submodule, one for both models or a pair (student's
-            path, teacher's path). One for each feature that the method needs, no more.
+        taps: Feature -> dotted path of a submodule, one for both models or a pair (student's, teacher's);
+            a list of paths for ``stages`` and ``preacts``. For features that a model does not find by
+            itself, or not as wanted; see :mod:`dotkd.locate`.
+        example: ``[B, ...]`` images, such as two of zeros, for methods with learned parts: one forward
+            pass through both models, in evaluation mode, tells them the shapes.
+        labels: ``[N]`` int64, the class of each sample number of the training data (-1: not among them),
+            for methods that draw from other classes.
         **method_options: Options of a method given by name.
 
     Raises:
         ValueError: If the student is wrapped for data parallelism, if the two models share a
-            module or parameter, if a tap is missing, unneeded or leads nowhere, or if the
-            method's name or an option is unknown.
+            module or parameter, if a tap is missing, unneeded or leads nowhere, if an example is
+            missing, or if the method's name or an option is unknown.
         TypeError: If ``method`` is neither a name nor a method.
 
     Example:
@@ -83,7 +103,9 @@ class Distiller(nn.Module):
         teacher: nn.Module,
         method: str | Method = "kd",
         *,
-        taps: Mapping[str, str | tuple[str, str]] | None = None,
+        taps: Mapping[str, Where | tuple[Where, Where]] | None = None,
+        example: Tensor | None = None,
+        labels: Tensor | None = None,
         **method_options: Any,
     ) -> None:
         super().__init__()
@@ -94,11 +116,12 @@ class Distiller(nn.Module):
         self.student = student
         self.teacher = teacher
 
-        paths = _paired_paths(self.method, taps or {})
-        self._student_paths = {name: pair[0] for name, pair in paths.items()}
-        self._teacher_paths = {name: pair[1] for name, pair in paths.items()}
+        features = [name for name in self.method.needs if name not in NO_FEATURES]
+        self._student_paths, self._teacher_paths = pair_paths(features, student, teacher, taps or {})
         Taps(student, self._student_paths)  # a wrong path is an error now, not in the first step
         Taps(teacher, self._teacher_paths)
+        if self.method.learns:
+            self._prepare(example, labels)
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name == "teacher":
@@ -138,14 +161,42 @@ class Distiller(nn.Module):
         teacher = self._ask_teacher(images)
         self._check_fit(student, teacher, labels)
 
+        method = self.method
+        weight = method.distill_weight * method.ramp(progress)
         with _full_precision(student.logits.device.type):
             ours, theirs = student.in_float32(), teacher.in_float32()
-            raw_task = functional.cross_entropy(ours.logits, labels)
-            raw_distill = self.method(ours, theirs, labels, index=index, progress=progress)
-            _check_scalar(self.method, raw_distill)
-            task = self.method.task_weight * raw_task
-            distill = self.method.distill_weight * self.method.ramp(progress) * raw_distill
-        return Losses(task, distill, student.logits, raw_task.detach(), raw_distill.detach())
+            logits = method.task_logits(ours)
+            raw_task = functional.cross_entropy(logits, labels)
+            raw = _checked(method, method(ours, theirs, labels, index=index, progress=progress))
+            raw_distill = torch.stack(list(raw.values())).sum() if method.streams else raw[""]
+            task, distill = method.task_weight * raw_task, weight * raw_distill
+        logits = student.logits if logits is ours.logits else logits
+        losses = (task, distill, logits, raw_task.detach(), raw_distill.detach())
+        if not method.streams:
+            return Losses(*losses)
+        several = StreamLosses(*losses)
+        several.streams = {name: weight * loss for name, loss in raw.items()}
+        return several
+
+    def _prepare(self, example: Tensor | None, labels: Tensor | None) -> None:
+        """Show the method one batch, so that it can make its learned parts; both models stay as they are."""
+        if example is None:
+            raise ValueError(
+                f"method {type(self.method).__name__} makes learned parts that fit the two models: pass "
+                "example=images, a small batch such as torch.zeros(2, 3, 32, 32)"
+            )
+        training = [module for module in self.student.modules() if module.training]
+        self.student.eval()
+        try:
+            with torch.no_grad():
+                student = _outputs("student", Taps(self.student, self._student_paths), example)
+        finally:
+            for module in training:
+                module.training = True
+        teacher = self._ask_teacher(example)
+        outputs = student.in_float32(), teacher.in_float32()
+        self.method.prepare(Setting(self.student, self.teacher, *outputs, labels))
+        _refuse_sharing("method", self.method, self.teacher)
 
     def trainable_parameters(self) -> list[nn.Parameter]:
         """What the optimizer gets: the student's parameters and the method's learned parts.
@@ -187,11 +238,13 @@ class Distiller(nn.Module):
                 "both need the same classes"
             )
         numbers = labels.dtype == torch.int64 and labels.shape == shape[:1]
-        probabilities = labels.is_floating_point() and labels.shape == shape
+        mixable = "target" not in self.method.needs
+        probabilities = mixable and labels.is_floating_point() and labels.shape == shape
         if not (numbers or probabilities):
+            either = f" or probabilities {list(shape)}" if mixable else ""
             raise ValueError(
-                f"labels must be int64 class numbers {list(shape[:1])} or probabilities "
-                f"{list(shape)}, got {labels.dtype} {list(labels.shape)}"
+                f"labels must be int64 class numbers {list(shape[:1])}{either}, got {labels.dtype} "
+                f"{list(labels.shape)}"
             )
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Distiller":
@@ -211,31 +264,6 @@ def _outputs(role: str, taps: Taps, images: Tensor) -> Outputs:
     if logits.ndim != 2:
         raise ValueError(f"the {role}'s logits must be [B, C], got shape {list(logits.shape)}")
     return Outputs(logits, features)
-
-
-def _paired_paths(method: Method, taps: Mapping[str, str | tuple[str, str]]) -> dict[str, tuple[str, str]]:
-    features = [name for name in method.needs if name != "logits"]
-    kind = type(method).__name__
-    for name in taps:
-        if name not in features:
-            known = unknown("tap", name, features) if features else f"tap {name!r} is not needed"
-            raise ValueError(f"{known}: method {kind} reads {', '.join(method.needs)}")
-    for name in features:
-        if name not in taps:
-            raise ValueError(
-                f"method {kind} needs the feature {name!r}; "
-                f"say where it is with taps={{{name!r}: 'dotted.path'}}"
-            )
-    paths = {}
-    for name in features:
-        where = taps[name]
-        pair = (where, where) if isinstance(where, str) else tuple(where)
-        if len(pair) != 2:
-            raise ValueError(
-                f"tap {name!r} must be one dotted path or a pair (student's, teacher's), got {where!r}"
-            )
-        paths[name] = pair
-    return paths
 
 
 def _refuse_parallel_wrappers(student: nn.Module) -> None:
@@ -272,10 +300,18 @@ def _members(module: nn.Module) -> Iterator[tuple[tuple[str, int], str]]:
         yield (("storage", address) if address else ("parameter", id(parameter))), name
 
 
-def _check_scalar(method: Method, loss: Any) -> None:
-    if not isinstance(loss, Tensor) or loss.ndim != 0:
-        got = list(loss.shape) if isinstance(loss, Tensor) else type(loss).__name__
-        raise ValueError(f"method {type(method).__name__} must return a scalar tensor, got {got}")
+def _checked(method: Method, losses: Any) -> dict[str, Tensor]:
+    """Bring what a method returned to one form: its streams by name, or the one loss under no name."""
+    named = losses if isinstance(losses, dict) else {"": losses}
+    if tuple(named) != (method.streams or ("",)):
+        wanted = f"a dictionary of {', '.join(method.streams)}" if method.streams else "a scalar tensor"
+        got = f"a dictionary of {', '.join(named)}" if isinstance(losses, dict) else type(losses).__name__
+        raise ValueError(f"method {type(method).__name__} must return {wanted}, got {got}")
+    for loss in named.values():
+        if not isinstance(loss, Tensor) or loss.ndim != 0:
+            kind = str(list(loss.shape)) if isinstance(loss, Tensor) else type(loss).__name__
+            raise ValueError(f"method {type(method).__name__} must return a scalar tensor, got {kind}")
+    return named
 
 
 def _full_precision(device_type: str) -> AbstractContextManager[Any]:

@@ -12,6 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+INPUT = ":input"
+"""Behind a path: not what the submodule returns, but what it gets."""
+
 
 class Taps:
     """Call a module and read the outputs of some of its submodules on the way.
@@ -24,7 +27,8 @@ class Taps:
     Args:
         module: The module to call.
         paths: Feature name -> dotted path of a submodule, as ``module.named_modules()`` spells it;
-            the empty path is the module itself. May be empty.
+            the empty path is the module itself. With ``:input`` behind it, what the submodule gets as
+            its first argument is read instead of what it returns. May be empty.
 
     Raises:
         ValueError: If a path leads nowhere; the message lists the nearest paths that exist.
@@ -64,7 +68,10 @@ class Taps:
                 # Looked up anew in each pass: the owner may have replaced a submodule since.
                 target = _submodule(self.module, name, path)
                 hook = _recorder(name, path, recorded[name])
-                handles.append(target.register_forward_hook(hook))
+                if path.endswith(INPUT):
+                    handles.append(target.register_forward_pre_hook(_on_input(hook)))
+                else:
+                    handles.append(target.register_forward_hook(hook))
             output = self.module(*args, **kwargs)
         finally:
             for handle in handles:
@@ -87,6 +94,7 @@ class Taps:
 
 
 def _submodule(module: nn.Module, name: str, path: str) -> nn.Module:
+    path = path.removesuffix(INPUT)
     try:
         return module.get_submodule(path)
     except AttributeError:
@@ -104,13 +112,21 @@ def _recorder(
 ) -> Callable[[nn.Module, Any, Any], None]:
     def hook(_module: nn.Module, _inputs: Any, output: Any) -> None:
         if not isinstance(output, Tensor):
+            verb = "gets" if path.endswith(INPUT) else "returns"
             raise TypeError(
-                f"tap {name!r}: {path!r} returns a {type(output).__name__}, not a tensor; "
-                "tap a submodule that returns one"
+                f"tap {name!r}: {path!r} {verb} a {type(output).__name__}, not a tensor; "
+                f"tap a submodule that {verb} one"
             )
         record.append((output, _version(output)))
 
     return hook
+
+
+def _on_input(hook: Callable[[nn.Module, Any, Any], None]) -> Callable[[nn.Module, Any], None]:
+    def before(module: nn.Module, inputs: Any) -> None:
+        hook(module, inputs, inputs[0] if inputs else None)
+
+    return before
 
 
 def _version(tensor: Tensor) -> int:

@@ -21,7 +21,7 @@ def test_published_defaults():
     assert (kd.temperature, kd.standardize, kd.task_weight, kd.distill_weight) == (4.0, False, 0.1, 0.9)
     assert (dkd.alpha, dkd.beta, dkd.temperature, dkd.task_weight, dkd.distill_weight) == (1, 8, 4, 1, 1)
     assert (kd.warmup, dkd.warmup) == (0.0, 0.0)
-    assert kd.needs == dkd.needs == ("logits",)
+    assert (kd.needs, dkd.needs) == (("logits",), ("logits", "target"))
 
 
 @pytest.mark.parametrize("options", [{}, {"temperature": 2.0, "standardize": True}])

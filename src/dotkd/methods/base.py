@@ -7,7 +7,7 @@ learn (projectors, memories) are its submodules; weighting and ramping are the d
 import inspect
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -17,6 +17,8 @@ from dotkd.losses.logit import check_non_negative
 
 # What a method gets beside the two models' outputs and the target.
 CONTEXT = frozenset({"index", "progress"})
+# What ``needs`` may name that is no feature.
+NO_FEATURES = frozenset({"logits", "target", "index"})
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,11 +27,29 @@ class Outputs:
 
     Args:
         logits: ``[B, C]``.
-        features: The tapped features by name; empty unless the method needs some.
+        features: The tapped features by name; empty unless the method needs some. Kinds that are
+            several features are ``stages.0``, ``stages.1``, ...
+
+    Example:
+        >>> features = {"stages.0": torch.zeros(2, 4), "stages.1": torch.ones(2, 4)}
+        >>> outputs = Outputs(torch.zeros(2, 3), features)
+        >>> [float(feature.sum()) for feature in outputs.group("stages")]
+        [0.0, 8.0]
     """
 
     logits: Tensor
     features: dict[str, Tensor] = field(default_factory=dict)
+
+    def group(self, kind: str) -> list[Tensor]:
+        """The features of a kind that is several of them, from the images to the logits.
+
+        Args:
+            kind: ``"stages"`` or ``"preacts"``.
+
+        Returns:
+            The features.
+        """
+        return [feature for name, feature in self.features.items() if name.startswith(f"{kind}.")]
 
     def in_float32(self) -> "Outputs":
         """The same outputs with float16 and bfloat16 tensors widened to float32.
@@ -39,6 +59,26 @@ class Outputs:
         """
         features = {name: _widened(feature) for name, feature in self.features.items()}
         return Outputs(_widened(self.logits), features)
+
+
+@dataclass(frozen=True, eq=False)
+class Setting:
+    """What a method may look at once, before training, to make its learned parts.
+
+    Args:
+        student: The student.
+        teacher: The teacher, frozen.
+        student_outputs: Its outputs for one small batch, in evaluation mode and without a graph.
+        teacher_outputs: The teacher's for the same batch.
+        labels: ``[N]`` int64, the class of each sample number of the training data, -1 for numbers that are
+            not among them; None if the loop does not know.
+    """
+
+    student: nn.Module
+    teacher: nn.Module
+    student_outputs: Outputs
+    teacher_outputs: Outputs
+    labels: Tensor | None = None
 
 
 def _widened(tensor: Tensor) -> Tensor:
@@ -54,11 +94,16 @@ class Method(nn.Module, ABC):
         distill = distill_weight * ramp(progress) * method(student, teacher, target, ...)
 
     A subclass states ``needs`` and defines :meth:`forward`; with ``@register("name")`` above it,
-    it can be created by name.
+    it can be created by name. Parts whose shapes depend on the two models are made in :meth:`prepare`.
 
     Attributes:
-        needs: What :meth:`forward` reads: ``"logits"``, names of features, or both. Every other
-            name than ``"logits"`` is a feature, for which the distiller asks a tap.
+        needs: What :meth:`forward` reads: ``"logits"`` (compared class by class), ``"target"`` (one class
+            for each image, so that labels cannot be mixed), ``"index"`` (sample numbers), and features: a
+            kind of :data:`dotkd.locate.KINDS`, which models find by themselves, or a name of the method's
+            own, for which the distiller asks a tap.
+        streams: Names of the distillation losses, where there are several: :meth:`forward` then returns a
+            dictionary with one scalar for each. Empty for the usual one.
+        learns: Whether :meth:`prepare` has to be called before training.
 
     Args:
         task_weight: Weight of the task loss, >= 0.
@@ -85,6 +130,8 @@ class Method(nn.Module, ABC):
     """
 
     needs: tuple[str, ...] = ("logits",)
+    streams: tuple[str, ...] = ()
+    learns: bool = False
 
     def __init__(self, *, task_weight: float = 1.0, distill_weight: float = 1.0, warmup: float = 0.0) -> None:
         super().__init__()
@@ -105,7 +152,7 @@ class Method(nn.Module, ABC):
         *,
         index: Tensor | None,
         progress: float,
-    ) -> Tensor:
+    ) -> Tensor | dict[str, Tensor]:
         """The raw distillation loss of one batch.
 
         Args:
@@ -117,8 +164,29 @@ class Method(nn.Module, ABC):
             progress: How much of the run is over, in [0, 1].
 
         Returns:
-            A scalar, unweighted and not ramped.
+            A scalar, unweighted and not ramped; one for each of ``streams`` where there are any.
         """
+
+    def prepare(self, setting: Setting) -> None:
+        """Make the learned parts, once, before training; their weights come from torch's generator.
+
+        Args:
+            setting: The two models, what they return for one batch, and the labels.
+
+        Raises:
+            ValueError: The models' features do not suit the method.
+        """
+
+    def task_logits(self, student: Outputs) -> Tensor:
+        """The logits on which the task loss is computed and which are deployed.
+
+        Args:
+            student: The student's outputs, attached to its graph.
+
+        Returns:
+            The student's own, unless the method classifies in another way.
+        """
+        return student.logits
 
     def ramp(self, progress: float) -> float:
         """The factor of the distillation weight at this point of the run.
@@ -139,6 +207,21 @@ class Method(nn.Module, ABC):
 
         Returns:
             The student itself, unless the method trains parts that inference needs.
+        """
+        return student
+
+    def deployable_like(self, student: nn.Module, weights: Mapping[str, Tensor]) -> nn.Module:  # noqa: ARG002
+        """An untrained module of the shape of :meth:`deployable`, to load its weights into.
+
+        Args:
+            student: A student.
+            weights: The weights that are to be loaded; their shapes tell those of the learned parts.
+
+        Returns:
+            The student itself, unless the method trains parts that inference needs.
+
+        Raises:
+            ValueError: The weights are not those of such a module.
         """
         return student
 
@@ -198,7 +281,7 @@ class FunctionMethod(Method):
         *,
         index: Tensor | None,
         progress: float,
-    ) -> Tensor:
+    ) -> Tensor | dict[str, Tensor]:
         """Call the function, see :meth:`Method.forward`.
 
         Returns:

@@ -105,6 +105,8 @@ class DKD(Method):
         Zhao, Cui, Song, Qiu and Liang, CVPR 2022, arXiv 2203.08679.
     """
 
+    needs = ("logits", "target")
+
     def __init__(
         self,
         alpha: float = 1.0,
