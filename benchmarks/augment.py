@@ -15,19 +15,14 @@ pages cleared at the next one, which can cost more than the arithmetic. To see i
     python benchmarks/augment.py [--quick] [--json FILE]
 """
 
-import argparse
-import json
-import os
-import platform
-import statistics
 import sys
-import time
 from collections.abc import Callable
-from pathlib import Path
+from functools import partial
 
 import numpy as np
 import PIL
 import torch
+from measuring import arguments, medians, take_turns, write
 from PIL import Image
 from torch import Tensor
 
@@ -89,31 +84,25 @@ def pillow_variant(pixels: Tensor) -> Variant:
 def measure(variants: dict[str, Variant], rounds: int) -> dict[str, dict[str, float]]:
     """Time all variants in turns; return the median images per CPU second and the ratio of each to Pillow."""
     generator = torch.Generator().manual_seed(1)
-    seconds: dict[str, list[float]] = {name: [] for name in variants}
-    for turn in range(rounds + 2):
-        for name, run in variants.items():
-            start = time.process_time()
-            for _ in range(BATCHES):
-                run(generator)
-            if turn >= 2:  # the first ones warm up
-                seconds[name].append(time.process_time() - start)
-    medians = {name: statistics.median(values) for name, values in seconds.items()}
+
+    def several(run: Variant) -> None:
+        for _ in range(BATCHES):
+            run(generator)
+
+    found = medians(take_turns({name: partial(several, run) for name, run in variants.items()}, rounds))
     return {
         name: {
             "images_per_cpu_second": BATCH * BATCHES / median,
             "microseconds_per_image": 1e6 * median / (BATCH * BATCHES),
-            "ratio": medians["Pillow"] / median,
+            "ratio": found["Pillow"] / median,
         }
-        for name, median in medians.items()
+        for name, median in found.items()
     }
 
 
 def main() -> int:
     """Measure, print a table, and write it as JSON where asked."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="fewer rounds")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers there")
-    options = parser.parse_args()
+    options = arguments(__doc__).parse_args()
     torch.set_num_threads(1)
     source = torch.Generator().manual_seed(0)
     pixels = torch.randint(0, 256, (BATCH, 3, SIDE, SIDE), generator=source).to(torch.uint8)
@@ -133,23 +122,8 @@ def main() -> int:
             f"{name:8} {row['images_per_cpu_second']:13.0f} {row['microseconds_per_image']:9.2f} "
             f"{row['ratio']:7.2f}"
         )
-    if options.json:
-        record = {
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "numpy": np.__version__,
-            "pillow": PIL.__version__,
-            "machine": platform.machine(),
-            "cpu": torch.backends.cpu.get_cpu_capability(),
-            "cpus": os.cpu_count(),
-            "threads": 1,
-            "malloc": {key: value for key, value in os.environ.items() if key.startswith("MALLOC_")},
-            "batch": BATCH,
-            "side": SIDE,
-            "rounds": rounds,
-            "results": results,
-        }
-        options.json.write_text(json.dumps(record, indent=2) + "\n")
+    versions = {"numpy": np.__version__, "pillow": PIL.__version__}
+    write(options.json, {**versions, "batch": BATCH, "side": SIDE, "rounds": rounds, "results": results})
     return 0
 
 

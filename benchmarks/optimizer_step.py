@@ -15,16 +15,14 @@ the memory:
 
 import argparse
 import json
-import os
-import platform
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
+from measuring import arguments, write
 from torch import nn
 
 from dotkd.optim import DOT, DOTAdamW
@@ -139,9 +137,7 @@ def in_fresh_process(model: str, rounds: int) -> Results:
 
 def main() -> int:
     """Measure, print a table, and write it as JSON where asked."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="fewer rounds")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers there")
+    parser = arguments(__doc__)
     parser.add_argument("--model", choices=MODELS, help=argparse.SUPPRESS)
     parser.add_argument("--rounds", type=int, default=0, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -156,17 +152,7 @@ def main() -> int:
         print(f"{model:16} {'ms':>6} {'ratio':>7}")
         for name, row in results[model].items():
             print(f"  {name:14} {row['milliseconds']:6.2f} {row['ratio']:7.2f}", flush=True)
-    if options.json:
-        record = {
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "machine": platform.machine(),
-            "cpu": torch.backends.cpu.get_cpu_capability(),
-            "threads": 1,
-            "malloc": {key: value for key, value in os.environ.items() if key.startswith("MALLOC_")},
-            "results": results,
-        }
-        options.json.write_text(json.dumps(record, indent=2) + "\n")
+    write(options.json, {"results": results})
     return 0
 
 

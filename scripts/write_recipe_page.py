@@ -10,7 +10,8 @@ from typing import Any, get_args
 from dotkd.data.augmentation import STEPS, Step
 from dotkd.methods import method_names, method_options
 from dotkd.models import model_names
-from dotkd.recipe.types import Table, tables
+from dotkd.recipe.table import Table
+from dotkd.recipe.types import tables
 
 PAGE = Path(__file__).parents[1] / "docs" / "recipe.md"
 BEGIN, END = "<!-- from the types -->", "<!-- end -->"

@@ -26,6 +26,7 @@ PUBLIC = ["dotkd.optim", "dotkd.losses", "dotkd.methods", "dotkd.data", "dotkd.d
 PUBLIC += ["dotkd.analysis", "dotkd.models", "dotkd.recipe"]
 # Nobody makes one of these by hand; what makes them has the example.
 SHOWN_ELSEWHERE = {
+    "dotkd.methods.Setting": "dotkd.methods.Method",
     "dotkd.analysis.Conflict": "dotkd.analysis.gradient_conflict",
     "dotkd.recipe.Recipe": "dotkd.recipe.load_recipe",
     "dotkd.data.Splits": "dotkd.data.load_digits",

@@ -6,15 +6,21 @@ Networks come out with fresh weights here; those of seeds and files are in :mod:
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from dotkd.data import Splits, data_facts, load_data
+from dotkd.data.randomness import random_stream
+from dotkd.distiller import Distiller
 from dotkd.errors import BadInput
-from dotkd.methods import Method, create_method
+from dotkd.methods import Method, TaskMethod, create_method
 from dotkd.models import ImageModel, create_model
-from dotkd.optim import DOT, matched_gains
+from dotkd.optim import DOT, MultiMomentumSGD, matched_gains
+from dotkd.optim.deepkd import deepkd_momenta
 from dotkd.recipe import Recipe
-from dotkd.recipe.types import ControlTable, Data, DOTTable, Normalised, SGDTable, check_device
+from dotkd.recipe.data import Data
+from dotkd.recipe.networks import Network
+from dotkd.recipe.optimizer import ControlTable, DeepKDTable, DOTTable, SGDTable
+from dotkd.recipe.run import check_device
 
 
 def build_data(data: Data) -> Splits:
@@ -66,7 +72,7 @@ def build_device(device: str) -> torch.device:
     return chosen
 
 
-def build_model(name: str, table: Normalised, data: Data, *, pretrained: bool = True) -> ImageModel:
+def build_model(name: str, table: Network, data: Data, *, pretrained: bool = True) -> ImageModel:
     """Make a network for a data set; without ``pretrained`` its weights are to be read from a file."""
     facts = data_facts(data.name, data.root)
     shape = (facts.channels, facts.height, facts.width)
@@ -75,16 +81,52 @@ def build_model(name: str, table: Normalised, data: Data, *, pretrained: bool = 
     )
 
 
-def build_method(recipe: Recipe) -> Method | None:
-    """Make the distillation method of a recipe.
+def build_method(recipe: Recipe) -> Method | TaskMethod | None:
+    """Make the method of a recipe.
 
     Args:
         recipe: The recipe.
 
     Returns:
-        The method; None where the recipe has no teacher.
+        The method; None where there is only the cross entropy.
     """
     return None if recipe.method is None else create_method(**recipe.method)
+
+
+def build_distiller(
+    recipe: Recipe,
+    student: nn.Module,
+    teacher: nn.Module,
+    method: Method,
+    *,
+    example: Tensor | None = None,
+    labels: Tensor | None = None,
+) -> Distiller:
+    """Bring student, teacher and method together; learned parts get the weights that the seed gives them.
+
+    Args:
+        recipe: The recipe; it may say where the networks have their features.
+        student: The student.
+        teacher: The teacher.
+        method: The method.
+        example: Images for methods with learned parts, on the device of the networks.
+        labels: [N], int64, class of each sample number, -1 for numbers that are not in training.
+
+    Returns:
+        The distiller, on the device of the networks. The global random generator is as before.
+
+    Raises:
+        BadInput: They do not fit together.
+    """
+    assert recipe.teacher is not None
+    ours, theirs = recipe.student.features(), recipe.teacher.features()
+    taps = {kind: (ours.get(kind, ""), theirs.get(kind, "")) for kind in (*ours, *theirs)}
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(random_stream(recipe.run.seed, "method.init").initial_seed())
+            return Distiller(student, teacher, method, taps=taps, example=example, labels=labels)
+    except ValueError as error:
+        raise BadInput(f"method: {error}") from None
 
 
 def build_optimizer(table: SGDTable, params: list[nn.Parameter]) -> torch.optim.Optimizer:
@@ -95,8 +137,8 @@ def build_optimizer(table: SGDTable, params: list[nn.Parameter]) -> torch.optim.
         params: What it updates.
 
     Returns:
-        DOT for ``dot``; for ``control`` DOT with ``delta=0`` and the gains that ``delta`` would give it;
-        otherwise ``torch.optim.SGD``.
+        DOT for ``dot``; three momenta for ``deepkd``; for ``control`` DOT with ``delta=0`` and the gains
+        that ``delta`` would give it; otherwise ``torch.optim.SGD``.
     """
     shared: dict[str, Any] = {
         "lr": table.lr,
@@ -109,4 +151,7 @@ def build_optimizer(table: SGDTable, params: list[nn.Parameter]) -> torch.optim.
     if isinstance(table, ControlTable):
         task_gain, distill_gain = matched_gains(table.momentum, table.delta)
         return DOT(params, delta=0.0, task_gain=task_gain, distill_gain=distill_gain, **shared)
+    if isinstance(table, DeepKDTable):
+        momenta = deepkd_momenta(table.momentum, table.delta, as_released=table.as_released)
+        return MultiMomentumSGD(params, momenta=momenta, **shared)
     return torch.optim.SGD(params, **shared)

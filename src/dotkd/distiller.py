@@ -195,7 +195,7 @@ class Distiller(nn.Module):
                 module.training = True
         teacher = self._ask_teacher(example)
         outputs = student.in_float32(), teacher.in_float32()
-        self.method.prepare(Setting(self.student, self.teacher, *outputs, labels))
+        self.method.prepare(Setting(self.student, self.teacher, *outputs, self._student_paths, labels))
         _refuse_sharing("method", self.method, self.teacher)
 
     def trainable_parameters(self) -> list[nn.Parameter]:

@@ -11,11 +11,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import nn
 
-from dotkd.build import build_model
+from dotkd.build import build_method, build_model
 from dotkd.data.randomness import random_stream
 from dotkd.errors import BadInput
+from dotkd.methods import Method
 from dotkd.models import ImageModel, load_weights
-from dotkd.models.checkpoint import is_safetensors
+from dotkd.models.checkpoint import fill, is_safetensors, read_weights
 from dotkd.models.external_names import runs_own_code
 from dotkd.recipe import Recipe, load_recipe, parse_recipe, recipe_text
 from dotkd.runs import LAST, RECIPE, STUDENT
@@ -43,7 +44,7 @@ def build_student(recipe: Recipe) -> ImageModel:
     return student
 
 
-def build_teacher(recipe: Recipe, path: Path) -> ImageModel:
+def build_teacher(recipe: Recipe, path: Path) -> nn.Module:
     """Make the teacher of a recipe, with the weights of a file.
 
     Args:
@@ -58,7 +59,7 @@ def build_teacher(recipe: Recipe, path: Path) -> ImageModel:
     """
     table = recipe.teacher
     if table is not None and table.model is not None:
-        teacher = build_model(table.model, table, recipe.data, pretrained=False)
+        teacher: nn.Module = build_model(table.model, table, recipe.data, pretrained=False)
         load_weights(teacher, path)
         return teacher.eval()
     teacher, taught = load_student(path)
@@ -77,7 +78,7 @@ def save_student(student: nn.Module, recipe: Recipe, path: Path) -> None:
     path.write_bytes(save(weights, metadata={"recipe": recipe_text(recipe)}))
 
 
-def load_student(path: str | Path, recipe: Recipe | None = None) -> tuple[ImageModel, Recipe]:
+def load_student(path: str | Path, recipe: Recipe | None = None) -> tuple[nn.Module, Recipe]:
     """Read a student that a run wrote, or any weights for which a recipe says what they are.
 
     Args:
@@ -112,8 +113,15 @@ def load_student(path: str | Path, recipe: Recipe | None = None) -> tuple[ImageM
                 f"{path}: made by the function {recipe.student.model!r}, and a file does not decide what "
                 "code is run: say so yourself by giving its recipe"
             )
-    student = build_model(recipe.student.model, recipe.student, recipe.data, pretrained=False)
-    load_weights(student, path)
+    weights = read_weights(path)
+    student: nn.Module = build_model(recipe.student.model, recipe.student, recipe.data, pretrained=False)
+    method = build_method(recipe)
+    if isinstance(method, Method):
+        try:
+            student = method.deployable_like(student, weights, recipe.student.paths())
+        except ValueError as error:
+            raise BadInput(f"{path}: {error}") from None
+    fill(student, weights, path)
     return student.eval(), recipe
 
 

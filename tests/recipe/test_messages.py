@@ -61,7 +61,11 @@ UNKNOWN_WORDS = [
         "optimizer.name=dott",
         r"optimizer\.name: unknown optimizer 'dott'; did you mean 'dot'\? .*control.*",
     ),
-    (DOT, "optimizer.name=adam", r"optimizer\.name: unknown optimizer 'adam' \(known: sgd, dot, control\)"),
+    (
+        DOT,
+        "optimizer.name=adam",
+        r"optimizer\.name: unknown optimizer 'adam' \(known: sgd, dot, control, deepkd\)",
+    ),
     (
         DOT,
         "schedule.name=cosin",
@@ -201,6 +205,7 @@ def places() -> list[tuple[str, list[str], str]]:
         ("optimizer", "sgd"): (PLAIN, []),
         ("published",): (DOT, ["published.accuracy=1.0", "published.source=a paper"]),
         ("optimizer", "control"): (DOT, ["optimizer.name=control"]),
+        ("optimizer", "deepkd"): (DOT, ["optimizer.name=deepkd", "method.name=deepkd"]),
         ("schedule", "step"): (DOT, [*STEP, "schedule.milestones=[3]"]),
         ("schedule", "cosine"): (DOT, ["schedule.name=cosine"]),
     }

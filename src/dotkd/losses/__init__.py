@@ -1,9 +1,57 @@
 """Distillation losses: pure functions of the student's and the teacher's tensors.
 
-Each returns an unweighted scalar; weights, ramps and learned parts belong to ``dotkd.methods``.
+Each returns an unweighted scalar; weights and ramps belong to ``dotkd.methods``. What a loss learns
+or remembers is a plain module beside it that knows shapes and channels only.
 None of them detaches the teacher: who calls a loss decides whom it teaches.
 """
 
+from dotkd.losses.contrast import ContrastMemory, crd_loss
+from dotkd.losses.decoupled import deepkd_losses, top_k_schedule
+from dotkd.losses.feature import (
+    attention_transfer_loss,
+    hierarchical_context_loss,
+    hint_loss,
+    nst_loss,
+)
+from dotkd.losses.fusion import ReviewFusion
 from dotkd.losses.logit import dkd_loss, kd_loss
+from dotkd.losses.logit_relation import dist_loss, multi_level_loss
+from dotkd.losses.overhaul import (
+    OverhaulConnectors,
+    margin_from_batch_norm,
+    margin_from_features,
+    ofd_loss,
+)
+from dotkd.losses.relation import pkt_loss, rkd_loss, similarity_loss
+from dotkd.losses.singular import kdsvd_loss
+from dotkd.losses.target import label_smoothing_loss, nkd_loss, teacher_free_kd_loss
+from dotkd.losses.variational import VariationalRegressor, vid_loss
 
-__all__ = ["dkd_loss", "kd_loss"]
+__all__ = [
+    "ContrastMemory",
+    "OverhaulConnectors",
+    "ReviewFusion",
+    "VariationalRegressor",
+    "attention_transfer_loss",
+    "crd_loss",
+    "deepkd_losses",
+    "dist_loss",
+    "dkd_loss",
+    "hierarchical_context_loss",
+    "hint_loss",
+    "kd_loss",
+    "kdsvd_loss",
+    "label_smoothing_loss",
+    "margin_from_batch_norm",
+    "margin_from_features",
+    "multi_level_loss",
+    "nkd_loss",
+    "nst_loss",
+    "ofd_loss",
+    "pkt_loss",
+    "rkd_loss",
+    "similarity_loss",
+    "teacher_free_kd_loss",
+    "top_k_schedule",
+    "vid_loss",
+]

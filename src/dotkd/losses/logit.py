@@ -9,9 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from dotkd.losses._checks import check_non_negative as check_non_negative
-from dotkd.losses._checks import check_positive as check_positive
-from dotkd.losses._checks import check_target, checked_logit_pair
+from dotkd.losses._checks import check_non_negative, check_positive, check_target, checked_logit_pair
 from dotkd.losses._numerics import other_classes, rounding_noise
 
 # The published constant that keeps the z-score of a constant row from dividing by zero.

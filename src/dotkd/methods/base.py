@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from dotkd.losses.logit import check_non_negative
+from dotkd.losses._checks import check_non_negative
 
 # What a method gets beside the two models' outputs and the target.
 CONTEXT = frozenset({"index", "progress"})
@@ -70,6 +70,7 @@ class Setting:
         teacher: The teacher, frozen.
         student_outputs: Its outputs for one small batch, in evaluation mode and without a graph.
         teacher_outputs: The teacher's for the same batch.
+        student_paths: Where each of the student's features is.
         labels: ``[N]`` int64, the class of each sample number of the training data, -1 for numbers that are
             not among them; None if the loop does not know.
     """
@@ -78,6 +79,7 @@ class Setting:
     teacher: nn.Module
     student_outputs: Outputs
     teacher_outputs: Outputs
+    student_paths: Mapping[str, str]
     labels: Tensor | None = None
 
 
@@ -117,15 +119,16 @@ class Method(nn.Module, ABC):
     Example:
         >>> class MatchedBlock(Method):
         ...     needs = ("block",)
+        ...     learns = True
         ...
-        ...     def __init__(self, *, channels: int, **weights: float):
-        ...         super().__init__(**weights)
-        ...         self.project = nn.Linear(channels, channels)
+        ...     def prepare(self, setting: Setting):
+        ...         outputs = (setting.student_outputs, setting.teacher_outputs)
+        ...         self.project = nn.Linear(*(each.features["block"].shape[1] for each in outputs))
         ...
         ...     def forward(self, student, teacher, target, *, index, progress):
         ...         block = self.project(student.features["block"])
         ...         return nn.functional.mse_loss(block, teacher.features["block"])
-        >>> MatchedBlock(channels=8, distill_weight=2.0, warmup=0.5).ramp(0.25)
+        >>> MatchedBlock(distill_weight=2.0, warmup=0.5).ramp(0.25)
         0.5
     """
 
@@ -210,12 +213,18 @@ class Method(nn.Module, ABC):
         """
         return student
 
-    def deployable_like(self, student: nn.Module, weights: Mapping[str, Tensor]) -> nn.Module:  # noqa: ARG002
+    def deployable_like(
+        self,
+        student: nn.Module,
+        weights: Mapping[str, Tensor],  # noqa: ARG002
+        paths: Mapping[str, str],  # noqa: ARG002
+    ) -> nn.Module:
         """An untrained module of the shape of :meth:`deployable`, to load its weights into.
 
         Args:
             student: A student.
             weights: The weights that are to be loaded; their shapes tell those of the learned parts.
+            paths: Where the student's features are, as far as it was not left to the student to say.
 
         Returns:
             The student itself, unless the method trains parts that inference needs.
@@ -235,6 +244,34 @@ class Method(nn.Module, ABC):
             f"task_weight={self.task_weight:g}, distill_weight={self.distill_weight:g}, "
             f"warmup={self.warmup:g}"
         )
+
+
+class TaskMethod(nn.Module, ABC):
+    """A way to train on labels alone, in place of the cross entropy: one loss, no teacher.
+
+    The baselines of the field that need no teacher. They have a single gradient, so there is nothing for a
+    distillation optimizer to keep apart; a :class:`~dotkd.Distiller` refuses them.
+
+    Example:
+        >>> class Brier(TaskMethod):
+        ...     def forward(self, logits, target):
+        ...         wanted = nn.functional.one_hot(target, logits.shape[1])
+        ...         return (logits.softmax(dim=1) - wanted).square().sum(dim=1).mean()
+        >>> round(float(Brier()(torch.zeros(1, 2), torch.tensor([0]))), 4)
+        0.5
+    """
+
+    @abstractmethod
+    def forward(self, logits: Tensor, target: Tensor) -> Tensor:
+        """The loss of one batch.
+
+        Args:
+            logits: ``[B, C]``, at least float32.
+            target: ``[B]`` int64 class numbers.
+
+        Returns:
+            A scalar.
+        """
 
 
 class FunctionMethod(Method):

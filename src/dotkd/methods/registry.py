@@ -7,34 +7,38 @@ import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from dotkd.errors import unknown
-from dotkd.methods.base import CONTEXT, FunctionMethod, Method
+from dotkd.methods.base import CONTEXT, FunctionMethod, Method, TaskMethod
 
 _Registered = TypeVar("_Registered", bound=Callable[..., Any])
 
 
 @dataclass(frozen=True)
 class _Entry:
-    build: Callable[..., Method]
+    build: Callable[..., Method | TaskMethod]
     options: dict[str, inspect.Parameter]
+    has_teacher: bool = True
 
 
 _ENTRIES: dict[str, _Entry] = {}
 
 
-def register(name: str, *, needs: tuple[str, ...] | None = None) -> Callable[[_Registered], _Registered]:
+def register(
+    name: str, *, needs: tuple[str, ...] | None = None, **weights: float
+) -> Callable[[_Registered], _Registered]:
     """Class or function decorator: make a method available by name.
 
-    A class is a :class:`~dotkd.methods.Method`; its options are the keyword arguments of its
-    constructor (and of its bases' where it passes ``**kwargs`` on). A function is one that
-    :class:`~dotkd.methods.FunctionMethod` takes; its options are its keyword-only arguments beside
-    ``index`` and ``progress``, and the three weights.
+    A class is a :class:`~dotkd.methods.Method` or a :class:`~dotkd.methods.TaskMethod`; its options are
+    the keyword arguments of its constructor (and of its bases' where it passes ``**kwargs`` on). A function
+    is one that :class:`~dotkd.methods.FunctionMethod` takes; its options are its keyword-only arguments
+    beside ``index`` and ``progress``, and the three weights.
 
     Args:
         name: The name, new.
         needs: What a function reads, by default the logits. A class has ``needs`` of its own.
+        **weights: For a function, other defaults of ``task_weight``, ``distill_weight`` and ``warmup``.
 
     Returns:
         A decorator that returns what it decorates, unchanged.
@@ -54,13 +58,15 @@ def register(name: str, *, needs: tuple[str, ...] | None = None) -> Callable[[_R
 
     def decorate(method: _Registered) -> _Registered:
         if isinstance(method, type):
-            if not issubclass(method, Method):
+            if not issubclass(method, Method | TaskMethod):
                 raise TypeError(f"{method.__name__} must be a subclass of Method or a function")
             if needs is not None:
                 raise TypeError(f"{method.__name__} is a class: set its attribute needs instead")
-            _ENTRIES[name] = _Entry(method, _class_options(method))
+            if weights:
+                raise TypeError(f"{method.__name__} is a class: give its constructor other defaults instead")
+            _ENTRIES[name] = _Entry(method, _class_options(method), issubclass(method, Method))
         else:
-            _ENTRIES[name] = _function_entry(method, needs or ("logits",))
+            _ENTRIES[name] = _function_entry(method, needs or ("logits",), weights)
         return method
 
     return decorate
@@ -79,6 +85,25 @@ def method_names() -> list[str]:
     return sorted(_ENTRIES)
 
 
+def has_teacher(name: str) -> bool:
+    """Tell whether a method distils from a teacher, or replaces the cross entropy of a plain student.
+
+    Args:
+        name: A registered name.
+
+    Returns:
+        Whether it has a teacher.
+
+    Raises:
+        ValueError: If the name is unknown; the message names the nearest.
+
+    Example:
+        >>> has_teacher("kd"), has_teacher("label_smoothing")
+        (True, False)
+    """
+    return _entry(name).has_teacher
+
+
 def method_options(name: str) -> dict[str, inspect.Parameter]:
     """The options of a method, with their defaults and annotations.
 
@@ -95,12 +120,10 @@ def method_options(name: str) -> dict[str, inspect.Parameter]:
         >>> method_options("kd")["temperature"].default
         4.0
     """
-    if name not in _ENTRIES:
-        raise ValueError(unknown("method", name, _ENTRIES))
-    return dict(_ENTRIES[name].options)
+    return dict(_entry(name).options)
 
 
-def create_method(name: str, **options: Any) -> Method:
+def create_method(name: str, **options: Any) -> Method | TaskMethod:
     """Make a method from its name and options.
 
     Args:
@@ -147,7 +170,9 @@ def as_method(method: str | Method, options: dict[str, Any]) -> Method:
         2.0
     """
     if isinstance(method, str):
-        return create_method(method, **options)
+        if not has_teacher(method):
+            raise ValueError(f"method {method!r} has one loss and no teacher: nothing to distil")
+        return cast("Method", create_method(method, **options))
     if not isinstance(method, Method):
         raise TypeError(
             f"method must be a name or a Method, got {method!r}; "
@@ -159,6 +184,12 @@ def as_method(method: str | Method, options: dict[str, Any]) -> Method:
             f"this {type(method).__name__} is made already, pass them to its constructor"
         )
     return method
+
+
+def _entry(name: str) -> _Entry:
+    if name not in _ENTRIES:
+        raise ValueError(unknown("method", name, _ENTRIES))
+    return _ENTRIES[name]
 
 
 # Keyword arguments of the constructor, followed up the bases for as long as it passes **kwargs on.
@@ -177,13 +208,17 @@ def _class_options(cls: type) -> dict[str, inspect.Parameter]:
     return options
 
 
-def _function_entry(function: Callable[..., Any], needs: tuple[str, ...]) -> _Entry:
+def _function_entry(
+    function: Callable[..., Any], needs: tuple[str, ...], defaults: dict[str, float]
+) -> _Entry:
     own = {
         name: parameter
         for name, parameter in inspect.signature(function).parameters.items()
         if parameter.kind is parameter.KEYWORD_ONLY and name not in CONTEXT
     }
     weights = _class_options(Method)
+    for name, value in defaults.items():
+        weights[name] = weights[name].replace(default=value)
     if taken := own.keys() & weights.keys():
         raise ValueError(f"{sorted(taken)} belong to every method; rename the function's argument")
 
@@ -191,6 +226,6 @@ def _function_entry(function: Callable[..., Any], needs: tuple[str, ...]) -> _En
         bound = {name: value for name, value in options.items() if name in own}
         rest = {name: value for name, value in options.items() if name not in own}
         call = partial(function, **bound) if bound else function
-        return FunctionMethod(call, needs=needs, **rest)
+        return FunctionMethod(call, needs=needs, **{**defaults, **rest})
 
     return _Entry(build, own | weights)

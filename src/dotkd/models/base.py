@@ -27,8 +27,9 @@ class ImageModel(nn.Module):
 
     A model also says where its features are, as dotted paths for :class:`dotkd.taps.Taps`:
     ``stage_paths`` (the output of each stage, in order), ``preact_paths`` (the same in front of the
-    stage's last ReLU; empty where there is none), ``pooled_path`` (the vector that the classifier gets)
-    and ``classifier_path``.
+    stage's last ReLU; empty where there is none), ``norm_paths`` (for each of these but the stem's the batch
+    norm in front of it; empty where there is not one), ``pooled_path`` (the vector that the classifier
+    gets) and ``classifier_path``.
 
     Args:
         mean: Mean of each channel, or none for 0.
@@ -47,6 +48,7 @@ class ImageModel(nn.Module):
     std: Tensor
     stage_paths: tuple[str, ...] = ()
     preact_paths: tuple[str, ...] = ()
+    norm_paths: tuple[str, ...] = ()
     pooled_path: str = ""
     classifier_path: str = ""
 

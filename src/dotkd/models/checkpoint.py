@@ -46,12 +46,41 @@ def load_weights(model: nn.Module, path: str | Path) -> None:
         >>> torch.equal(student.fc.weight, teacher.fc.weight)
         True
     """
+    fill(model, read_weights(path), path)
+
+
+def read_weights(path: str | Path) -> dict[str, Tensor]:
+    """Read the weights of a file, as :func:`load_weights` does.
+
+    Args:
+        path: The file.
+
+    Returns:
+        Name -> tensor, on the CPU.
+
+    Raises:
+        BadInput: No such file, no weights in it, or code in it.
+    """
     path = Path(path)
     if not path.is_file():
         raise BadInput(f"no file {str(path)!r}: wanted weights, as .pth, .pt or .safetensors")
     weights = _read_safetensors(path) if is_safetensors(path) else _read_torch(path)
     if all(name.startswith("module.") for name in weights):
         weights = {name.removeprefix("module."): tensor for name, tensor in weights.items()}
+    return weights
+
+
+def fill(model: nn.Module, weights: Mapping[str, Tensor], path: str | Path) -> None:
+    """Fill a model with weights, if all fit.
+
+    Args:
+        model: The model, changed in place.
+        weights: Name -> tensor.
+        path: Where they are from, for the error text.
+
+    Raises:
+        BadInput: Some do not fit; the message names them.
+    """
     wrong = _differences(model.state_dict(), weights)
     if wrong:
         raise BadInput(f"{path}: does not fit {type(model).__name__}: {'; '.join(wrong)}")

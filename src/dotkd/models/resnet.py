@@ -103,8 +103,9 @@ class ResNet(ImageModel):
         self.add_module(head, nn.Linear(channels, num_classes))
         init_fan_out(self)
         self.stage_paths = ("relu", *self.layers)
-        last = zip(self.layers, blocks, strict=True)
-        self.preact_paths = ("relu", *(f"{layer}.{count - 1}.preact" for layer, count in last))
+        last = [f"{layer}.{count - 1}" for layer, count in zip(self.layers, blocks, strict=True)]
+        self.preact_paths = ("relu", *(f"{block}.preact" for block in last))
+        self.norm_paths = tuple(f"{block}.bn{3 if bottleneck else 2}" for block in last)
         self.pooled_path, self.classifier_path = "pool", head
 
     def forward(self, images: Tensor) -> Tensor:

@@ -68,6 +68,9 @@ class VGG(ImageModel):
             self.add_module(f"pool{number}", GlobalPool() if number == 4 else pool)
             before = after
         self.classifier = nn.Linear(before, num_classes)
+        self.norm_paths = tuple(
+            f"{path}.{len(self.get_submodule(path)) - 1}" for path in self.preact_paths[1:]
+        )  # type: ignore[arg-type]
         init_fan_out(self, linear_std=0.01)
 
     def forward(self, images: Tensor) -> Tensor:

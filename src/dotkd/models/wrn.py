@@ -77,6 +77,7 @@ class WideResNet(ImageModel):
 
     stage_paths = ("conv1", "block1", "block2", "block3")
     preact_paths = ("conv1", "block2.layer.0.bn1", "block3.layer.0.bn1", "bn1")
+    norm_paths = preact_paths[1:]
     pooled_path = "pool"
     classifier_path = "fc"
 

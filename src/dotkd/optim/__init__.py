@@ -6,6 +6,7 @@ update in plain steps. The folder can be copied out of the package and works alo
 """
 
 from .adamw import DOTAdamW
+from .deepkd import deepkd_momenta
 from .dot import DOT, matched_gains
 from .momentum import MultiMomentumSGD
 from .reference import ReferenceDOT
@@ -17,5 +18,6 @@ __all__ = [
     "MultiMomentumSGD",
     "ReferenceDOT",
     "StreamOptimizer",
+    "deepkd_momenta",
     "matched_gains",
 ]

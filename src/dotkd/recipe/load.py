@@ -14,8 +14,10 @@ import tomli_w
 from pydantic import ValidationError
 
 from dotkd.errors import BadInput
+from dotkd.locate import KINDS
 from dotkd.methods import method_names, method_options
 from dotkd.recipe.messages import lines
+from dotkd.recipe.networks import Teacher
 from dotkd.recipe.shipped import find_recipe, recipe_names, shipped_name
 from dotkd.recipe.types import Recipe, tables
 
@@ -183,7 +185,9 @@ def _overlaid(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
         if isinstance(old, dict) and isinstance(new, dict):
             gone: set[str] = set()
             if key == "teacher" and new.keys() & {"recipe", "checkpoint"}:
-                gone = {"recipe", "checkpoint", "model", "mean", "std"}
+                gone = set(Teacher.model_fields)
+            elif key == "student" and new.get("model") != old.get("model") and "model" in new:
+                gone = {"checkpoint", *KINDS}  # what belonged to the other network
             elif isinstance(new.get("name"), str) and new["name"] != old.get("name"):
                 gone = old.keys() - _keys_of(key, new["name"])
             kept[key] = {k: v for k, v in old.items() if k not in gone}

@@ -1,8 +1,8 @@
 """The ``[method]`` table: its keys are the options of the method that it names."""
 
-from typing import Any
+from typing import Annotated, Any, get_origin
 
-from pydantic import ConfigDict, ValidationError, create_model
+from pydantic import ConfigDict, Strict, ValidationError, create_model
 
 from dotkd.errors import BadInput
 from dotkd.methods import create_method, method_options
@@ -34,7 +34,10 @@ def complete_method(table: dict[str, Any]) -> dict[str, Any]:
     except ValueError as error:
         raise BadInput(f"method.name: {error}") from None
     fields: dict[str, Any] = {
-        option: (parameter.annotation, ... if parameter.default is parameter.empty else parameter.default)
+        option: (
+            _type(parameter.annotation),
+            ... if parameter.default is parameter.empty else parameter.default,
+        )
         for option, parameter in known.items()
     }
     config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
@@ -46,3 +49,8 @@ def complete_method(table: dict[str, Any]) -> dict[str, Any]:
     except ValueError as error:
         raise BadInput(f"method: {error}") from None
     return {"name": name, **full}
+
+
+def _type(annotation: Any) -> Any:
+    """A list of the file may become a tuple; everything else is strict."""
+    return Annotated[annotation, Strict(False)] if get_origin(annotation) is tuple else annotation

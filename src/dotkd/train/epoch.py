@@ -9,18 +9,15 @@ from torch import Tensor
 
 from dotkd.analysis import gradient_conflict
 from dotkd.data import Batch
-from dotkd.data.randomness import random_stream
 from dotkd.distiller import Distiller
 from dotkd.errors import RunFailed
-from dotkd.optim import DOT
+from dotkd.optim import DOT, MultiMomentumSGD
 from dotkd.train.evaluate import autocast, evaluate, in_evaluation_mode
 from dotkd.train.objective import clip, differentiate
 from dotkd.train.schedule import lr_factor
-from dotkd.train.session import Session
+from dotkd.train.session import Session, probe_positions
 
 OnStep = Callable[[int, int], None]
-
-_PROBE = 256  # images
 
 
 def train_epoch(session: Session, on_step: OnStep | None = None) -> dict[str, Any]:
@@ -129,27 +126,36 @@ def judge_epoch(session: Session) -> dict[str, Any]:
         ``gradient_norm_ratio`` = |task| / |distillation|; None for what there is not.
     """
     recipe, validation = session.recipe, session.data.validation
-    student = session.objective.student
-    judged = validation or session.data.train.subset(_probe_positions(session))
-    quality = evaluate(student, judged, precision=recipe.run.precision)
+    judged = validation or session.data.train.subset(_positions(session))
+    quality = evaluate(session.deployable, judged, precision=recipe.run.precision)
     if not math.isfinite(quality.loss):  # weights so large that no logit is a number
         stop_diverged(session, f"epoch {session.epoch + 1}: loss {quality.loss:.4g} in evaluation")
-    group = session.optimizer.param_groups[0]
-    delta = group["delta"] if isinstance(session.optimizer, DOT) else 0.0
     distills = isinstance(session.objective, Distiller)
+    task_momentum, distill_momentum = _momenta(session.optimizer)
     cosine, ratio = _probe(session) if distills else (None, None)
     return {
         "validation_accuracy": quality.accuracy if validation else None,
         "validation_loss": quality.loss if validation else None,
-        "task_momentum": group["momentum"] - delta,
-        "distill_momentum": group["momentum"] + delta if distills else None,
+        "task_momentum": task_momentum,
+        "distill_momentum": distill_momentum if distills else None,
         "gradient_cosine": cosine,
         "gradient_norm_ratio": ratio,
     }
 
 
+def _momenta(optimizer: torch.optim.Optimizer) -> tuple[float, float | list[float]]:
+    """Return the momentum of the task gradient and that of the distillation gradient, or of each of them."""
+    group = optimizer.param_groups[0]
+    if isinstance(optimizer, DOT):
+        return group["momentum"] - group["delta"], group["momentum"] + group["delta"]
+    if isinstance(optimizer, MultiMomentumSGD):
+        task, *others = group["momenta"].values()
+        return task, others
+    return group["momentum"], group["momentum"]
+
+
 def _probe(session: Session) -> tuple[float | None, float | None]:
-    batch = session.data.train.batch(_probe_positions(session))
+    batch = session.data.train.batch(_positions(session))
     progress = (session.epoch + 1) / session.recipe.schedule.epochs
 
     def loss(name: str) -> Tensor:
@@ -162,9 +168,8 @@ def _probe(session: Session) -> tuple[float | None, float | None]:
     return _finite(found.cosine), _finite(found.norm_ratio)
 
 
-def _probe_positions(session: Session) -> Tensor:
-    stream = random_stream(session.recipe.data.seed, "data.probe")
-    return torch.randperm(len(session.data.train), generator=stream)[:_PROBE]
+def _positions(session: Session) -> Tensor:
+    return probe_positions(session.data.train, session.recipe.data.seed)
 
 
 def _finite(value: float) -> float | None:

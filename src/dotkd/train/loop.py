@@ -160,12 +160,11 @@ def _epochs(session: Session, folder: Path, on_epoch: Sequence[OnEpoch], on_step
 
 def _finish(session: Session, folder: Path) -> dict[str, Any]:
     """Read the test images, once for the last epoch and once for the best; write what is to be deployed."""
-    recipe, student = session.recipe, session.objective.student
+    recipe = session.recipe
     metrics = runs.read_metrics(folder)
     last = {key: metrics[-1][key] for key in ("epoch", "validation_accuracy", "validation_loss")}
     last |= _test(session)
-    deployable = getattr(session.objective, "deployable", lambda: student)()
-    runs.write_atomically(folder / runs.STUDENT, lambda path: save_student(deployable, recipe, path))
+    runs.write_atomically(folder / runs.STUDENT, lambda path: save_student(session.deployable, recipe, path))
     best = None
     if session.best is not None:
         session.objective.load_state_dict(read_checkpoint(folder / runs.BEST)["objective"])
@@ -173,7 +172,7 @@ def _finish(session: Session, folder: Path) -> dict[str, Any]:
     results = {
         "name": recipe.name,
         "seed": recipe.run.seed,
-        "parameters": sum(p.numel() for p in student.parameters()),
+        "parameters": sum(p.numel() for p in session.deployable.parameters()),
         "seconds": sum(line["seconds"] for line in metrics),
         "last": last,
         "best": best,
@@ -183,7 +182,7 @@ def _finish(session: Session, folder: Path) -> dict[str, Any]:
 
 
 def _test(session: Session) -> dict[str, float]:
-    quality = evaluate(session.objective.student, session.data.test, precision=session.recipe.run.precision)
+    quality = evaluate(session.deployable, session.data.test, precision=session.recipe.run.precision)
     if not math.isfinite(quality.loss):
         stop_diverged(session, f"epoch {session.epoch}: test loss {quality.loss:.4g}")
     return {"test_accuracy": quality.accuracy, "test_top5": quality.top5, "test_loss": quality.loss}

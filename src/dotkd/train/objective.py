@@ -8,18 +8,19 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils import clip_grad_norm_
 
-from dotkd.distiller import Losses
-from dotkd.optim import DOT
+from dotkd.distiller import Losses, StreamLosses
+from dotkd.methods import TaskMethod
+from dotkd.optim import DOT, MultiMomentumSGD
 
 
 class TaskLosses(NamedTuple):
     """The losses of one batch without a teacher, under the names of :class:`~dotkd.Losses`.
 
     Attributes:
-        task: Cross entropy, a scalar.
+        task: Cross entropy, or what takes its place, a scalar.
         distill: None.
         logits: [B, C].
-        raw_task: The same cross entropy, detached.
+        raw_task: The cross entropy, detached: the same measure for all methods.
         raw_distill: None.
     """
 
@@ -35,11 +36,13 @@ class TaskOnly(nn.Module):
 
     Args:
         student: Maps images to logits.
+        method: What takes the place of the cross entropy; None for the cross entropy itself.
     """
 
-    def __init__(self, student: nn.Module) -> None:
+    def __init__(self, student: nn.Module, method: TaskMethod | None = None) -> None:
         super().__init__()
         self.student = student
+        self.method = method
 
     def forward(
         self,
@@ -49,22 +52,32 @@ class TaskOnly(nn.Module):
         index: Tensor | None = None,  # noqa: ARG002 (a distiller's signature)
         progress: float = 0.0,  # noqa: ARG002
     ) -> TaskLosses:
-        """Compute the cross entropy of a batch; takes what a distiller takes."""
+        """Compute the loss of a batch; takes what a distiller takes."""
         logits = self.student(images)
         with torch.autocast(logits.device.type, enabled=False):
-            task = functional.cross_entropy(logits.float(), labels)
-        return TaskLosses(task, None, logits, task.detach(), None)
+            raw = functional.cross_entropy(logits.float(), labels)
+            task = raw if self.method is None else self.method(logits.float(), labels)
+        return TaskLosses(task, None, logits, raw.detach(), None)
+
+    def deployable(self) -> nn.Module:
+        """Return the module to ship: the network."""
+        return self.student
 
 
 def differentiate(optimizer: torch.optim.Optimizer, losses: Losses | TaskLosses) -> None:
     """Bring the gradients of a batch to the optimizer: apart where it keeps them apart, else of the sum.
 
     Args:
-        optimizer: DOT (the control is one) or any other.
+        optimizer: DOT (the control is one), :class:`~dotkd.optim.MultiMomentumSGD` with the streams of the
+            method, or any other.
         losses: The losses of the batch.
     """
     if isinstance(optimizer, DOT):
         optimizer.backward(task=losses.task, distill=losses.distill)
+        return
+    if isinstance(optimizer, MultiMomentumSGD):
+        streams = losses.streams if isinstance(losses, StreamLosses) else {"distill": losses.distill}
+        optimizer.backward(task=losses.task, **streams)
         return
     total = losses.task if losses.distill is None else losses.task + losses.distill
     total.backward()  # type: ignore[no-untyped-call]
@@ -74,7 +87,7 @@ def clip(optimizer: torch.optim.Optimizer, params: Iterable[Tensor], max_norm: f
     """Clip by the norm of the summed gradient, the same factor for both of DOT's sets."""
     if max_norm is None:
         return
-    if isinstance(optimizer, DOT):
+    if isinstance(optimizer, MultiMomentumSGD):  # DOT is one
         optimizer.clip_grad_norm_(max_norm)
     else:
         clip_grad_norm_(params, max_norm)

@@ -11,19 +11,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from dotkd.build import build_data, build_device, build_method, build_optimizer
-from dotkd.data import Splits
+from dotkd.build import build_data, build_device, build_distiller, build_method, build_optimizer
+from dotkd.data import ImageData, Splits
 from dotkd.data.augmentation import Augmentation
 from dotkd.data.randomness import random_stream
 from dotkd.distiller import Distiller
 from dotkd.errors import BadInput
+from dotkd.methods import Method, TaskMethod
 from dotkd.networks import build_student
 from dotkd.recipe import Recipe, recipe_text
 from dotkd.runs import BEST, LAST, write_atomically
 from dotkd.train.objective import TaskOnly
 
+_PROBE, _EXAMPLE = 256, 16  # images
 _BEST = ("epoch", "validation_accuracy", "validation_loss")
 
 
@@ -55,6 +57,11 @@ class Session:
     epoch: int = 0
     best: dict[str, Any] | None = None
 
+    @property
+    def deployable(self) -> nn.Module:
+        """What is to be measured and shipped: the student, or what its method makes of it."""
+        return self.objective.deployable()
+
     @cached_property
     def augmentation(self) -> Augmentation:
         """What training images go through."""
@@ -75,7 +82,7 @@ def start(recipe: Recipe, teacher: nn.Module | None) -> Session:
     """
     device = build_device(recipe.run.device)
     data = Splits(*(None if part is None else part.to(device) for part in build_data(recipe.data)))  # type: ignore[arg-type]
-    objective = _objective(recipe, teacher).to(device)
+    objective = _objective(recipe, teacher, data, device)
     params = [p for p in objective.parameters() if p.requires_grad]
     torch.manual_seed(random_stream(recipe.run.seed, "forward").initial_seed())
     return Session(
@@ -90,19 +97,46 @@ def start(recipe: Recipe, teacher: nn.Module | None) -> Session:
     )
 
 
-def _objective(recipe: Recipe, teacher: nn.Module | None) -> Distiller | TaskOnly:
-    student, method = build_student(recipe), build_method(recipe)
-    if teacher is None or method is None:
-        return TaskOnly(student)
-    if "target" in method.needs and Augmentation(recipe.data.augment).mixes_labels:
+def _objective(
+    recipe: Recipe, teacher: nn.Module | None, data: Splits, device: torch.device
+) -> Distiller | TaskOnly:
+    student, method = build_student(recipe).to(device), build_method(recipe)
+    one_class = isinstance(method, TaskMethod) or (method is not None and "target" in method.needs)
+    if one_class and Augmentation(recipe.data.augment).mixes_labels:
         raise BadInput(
             f"data.augment: {recipe.data.augment[-1]!r} mixes labels, and {type(method).__name__} reads one "
             "class for each image"
         )
-    try:
-        return Distiller(student, teacher, method)
-    except ValueError as error:
-        raise BadInput(f"method: {error}") from None
+    if teacher is None or not isinstance(method, Method):
+        assert not isinstance(method, Method)
+        return TaskOnly(student, method)
+    if not method.learns:
+        return build_distiller(recipe, student, teacher.to(device), method)
+    positions = probe_positions(data.train, recipe.data.seed)[:_EXAMPLE]
+    labels = torch.full((int(data.train.index.max()) + 1,), -1)
+    labels[data.train.index.cpu()] = data.train.labels.cpu()
+    distiller = build_distiller(
+        recipe,
+        student,
+        teacher.to(device),
+        method,
+        example=data.train.batch(positions).images,
+        labels=labels,
+    )
+    return distiller.to(device)
+
+
+def probe_positions(data: ImageData, seed: int) -> Tensor:
+    """Choose the fixed images on which gradients are compared and learned parts find their shapes.
+
+    Args:
+        data: Where from.
+        seed: The data's.
+
+    Returns:
+        [256] or fewer positions.
+    """
+    return torch.randperm(len(data), generator=random_stream(seed, "data.probe"))[:_PROBE]
 
 
 def save(session: Session, folder: Path, *, is_best: bool) -> None:

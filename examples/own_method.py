@@ -1,0 +1,53 @@
+"""A distillation method of your own: a class in ten lines, with a learned part, under DOT.
+
+python examples/own_method.py
+"""
+
+import torch
+from torch import Tensor, nn
+
+from dotkd import DOT, Distiller, Method, Outputs, load_digits
+from dotkd.methods import Setting, register
+from dotkd.models import create_model
+
+
+@register("channel_means")
+class ChannelMeans(Method):
+    """The mean of each channel of the last stage, through a learned linear map, is to be the teacher's."""
+
+    needs = (
+        "last",
+    )  # the zoo, timm and transformers say where that is; others: taps={"last": "path.of.module"}
+    learns = True
+
+    def prepare(self, setting: Setting) -> None:
+        """Make the learned part, once the shapes are known."""
+        ours, theirs = setting.student_outputs.features["last"], setting.teacher_outputs.features["last"]
+        self.project = nn.Linear(ours.shape[1], theirs.shape[1])
+
+    def forward(
+        self, student: Outputs, teacher: Outputs, target: Tensor, *, index: Tensor | None, progress: float
+    ) -> Tensor:
+        """Return the raw loss; the distiller weighs it."""
+        ours, theirs = (outputs.features["last"].mean(dim=(2, 3)) for outputs in (student, teacher))
+        return nn.functional.mse_loss(self.project(ours), theirs)
+
+
+def main() -> None:
+    """Distil a small network for one epoch."""
+    torch.manual_seed(0)
+    digits, images = load_digits().train, torch.zeros(2, 1, 8, 8)
+    student, teacher = (create_model(f"small/cnn{width}", 10, image_shape=(1, 8, 8)) for width in (8, 32))
+    distiller = Distiller(student, teacher, "channel_means", example=images, distill_weight=10.0)
+    opt = DOT(distiller.trainable_parameters(), lr=0.02)
+    for step, batch in enumerate(digits.batches(64, generator=torch.Generator().manual_seed(0))):
+        losses = distiller(batch.images, batch.labels)
+        opt.backward(task=losses.task, distill=losses.distill)
+        opt.step()
+        opt.zero_grad()
+        if step % 7 == 0:
+            print(f"step {step:2}: task {losses.raw_task:.3f}, distillation {losses.raw_distill:.4f}")
+
+
+if __name__ == "__main__":
+    main()

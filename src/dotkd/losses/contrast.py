@@ -1,0 +1,312 @@
+"""Contrastive representation distillation (CRD): tell a sample's own feature from those of others.
+
+Here belong the loss of one direction and the module with the memory. The memory holds a vector per
+sample of the data set, so a batch can be contrasted with thousands of samples that no network has to
+see again.
+"""
+
+import hashlib
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from dotkd.losses._checks import check_count, check_positive, checked_embeddings, in_one_dtype
+from dotkd.losses._numerics import unit
+from dotkd.losses.negatives import ClassBlocks, class_blocks, draw_negatives
+
+
+def crd_loss(
+    embedding: Tensor,
+    memory: Tensor,
+    contrast_index: Tensor,
+    log_normalizer: Tensor,
+    *,
+    temperature: float = 0.07,
+) -> Tensor:
+    r"""Noise-contrastive estimation: which row of the memory belongs to the sample?
+
+    .. math::
+        L = -\frac{1}{B} \sum_b \Big( \log h(b, i_{b0}) + \sum_{k=1}^{K} \log(1 - h(b, i_{bk})) \Big),
+        \qquad
+        h(b, i) = \frac{p(b, i)}{p(b, i) + K / N}, \quad
+        p(b, i) = \frac{e^{\langle v_b, m_i \rangle / T}}{Z}
+
+    with v = ``embedding``, m = ``memory``, i = ``contrast_index`` (the sample's own number, then K
+    negatives), T = ``temperature``, Z the exponential of ``log_normalizer`` and N the rows of the
+    memory. h is the logistic function of a log-odds, which is how it is computed: nothing is
+    exponentiated that could overflow. (The published code adds 1e-7 to each denominator.)
+
+    Gradients flow to ``embedding`` and ``memory``. One direction only: the published loss is the sum of
+    a student's embedding against the teacher's memory and the reverse, see :class:`ContrastMemory`.
+
+    Args:
+        embedding: ``[B, D]``, floating point, of norm 1.
+        memory: ``[N, D]``, floating point: the other network's, of norm 1.
+        contrast_index: ``[B, 1 + K]``, int64 rows of the memory, K >= 1; the first column is the positive.
+        log_normalizer: A scalar tensor, a constant to the gradient.
+        temperature: T > 0.
+
+    Returns:
+        A scalar, at least float32.
+
+    Raises:
+        ValueError: If shapes or dtypes do not fit, or the temperature is not positive.
+
+    Example:
+        >>> embedding, memory = torch.tensor([[1.0, 0.0]]), torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+        >>> log_normalizer = torch.tensor(2.0).log()  # p is e / 2 and 1 / 2, K / N is 1 / 2
+        >>> loss = crd_loss(embedding, memory, torch.tensor([[0, 1]]), log_normalizer, temperature=1.0)
+        >>> round(loss.item(), 4)  # log(1 + 1 / e) + log(2)
+        1.0064
+
+    Reference:
+        Tian, Krishnan and Isola, "Contrastive Representation Distillation", ICLR 2020,
+        arXiv 1910.10699, section 3.2; the normalizer is that of Wu et al., "Unsupervised Feature
+        Learning via Non-Parametric Instance Discrimination", CVPR 2018, arXiv 1805.01978.
+    """
+    if log_normalizer.ndim != 0:
+        raise ValueError(f"log_normalizer must be a scalar tensor, got shape {list(log_normalizer.shape)}")
+    scores = _scores(embedding, memory, contrast_index, temperature)
+    return _nce(scores, log_normalizer, memory.shape[0])
+
+
+class ContrastMemory(nn.Module):
+    r"""Contrasts each sample's student feature with remembered teacher features, and the reverse.
+
+    Both features are brought to ``embed_dim`` dimensions by a linear map and to norm 1. The loss is
+    :func:`crd_loss` of the student's embedding against the teacher's memory plus that of the teacher's
+    against the student's. Its two normalizers are set by the first batch in training mode,
+    :math:`Z = N \cdot \mathrm{mean}(e^{\langle v, m \rangle / T})`, and stay.
+
+    In training mode the memories are updated after the loss was computed with the old ones:
+    :math:`m_i \leftarrow \mathrm{unit}(\mu m_i + (1 - \mu) v_b)` for sample i at place b of the batch.
+    A sample that occurs twice in a batch is updated once, from its last place. An embedding that is
+    not finite leaves its row as it was. In evaluation mode nothing changes, and the negatives are
+    the same at every call, so that a batch can be probed over and over.
+
+    Everything a run needs to go on to the same bits is in ``state_dict``: embeddings, memories,
+    normalizers, and as extra state the seed and the number of training batches so far, from which the
+    generator of each batch is made anew. It is made on the device of ``index``, so another kind of
+    device draws other negatives. Each process has memories of its own.
+
+    Args:
+        student_dim: Length of the student's feature vectors, >= 1.
+        teacher_dim: Length of the teacher's, >= 1.
+        num_samples: N, the samples in the data set; their numbers are the rows of the memories.
+        embed_dim: D, the length of the embeddings, >= 1.
+        negatives: K, the negatives for each sample, >= 1, drawn with replacement.
+        temperature: T > 0.
+        momentum: :math:`\mu` in [0, 1): how much of a row stays.
+        seed: Of the negatives, >= 0.
+
+    Raises:
+        ValueError: If an option is out of range.
+
+    Example:
+        >>> memory = ContrastMemory(8, 16, num_samples=100, embed_dim=4, negatives=32)
+        >>> labels = torch.arange(100) % 10
+        >>> student, teacher = torch.randn(5, 8), torch.randn(5, 16)
+        >>> loss = memory(student, teacher, torch.tensor([7, 3, 99, 0, 1]), labels=labels)
+        >>> loss.backward()
+
+    Reference:
+        Tian, Krishnan and Isola, "Contrastive Representation Distillation", ICLR 2020,
+        arXiv 1910.10699, section 3.2. There the negatives of a sample are drawn without replacement.
+    """
+
+    memory_student: Tensor
+    memory_teacher: Tensor
+    log_normalizer_student: Tensor
+    log_normalizer_teacher: Tensor
+
+    def __init__(
+        self,
+        student_dim: int,
+        teacher_dim: int,
+        *,
+        num_samples: int,
+        embed_dim: int = 128,
+        negatives: int = 16384,
+        temperature: float = 0.07,
+        momentum: float = 0.5,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        counts = {"student_dim": student_dim, "teacher_dim": teacher_dim, "num_samples": num_samples}
+        for name, value in {**counts, "embed_dim": embed_dim, "negatives": negatives}.items():
+            check_count(name, value)
+        check_positive("temperature", temperature)
+        if not 0 <= momentum < 1:
+            raise ValueError(f"momentum must be in [0, 1), got {momentum}")
+        if not 0 <= seed < 2**63:
+            raise ValueError(f"seed must be in [0, 2 ** 63), got {seed}")
+        self.num_samples = num_samples
+        self.negatives = negatives
+        self.temperature = temperature
+        self.momentum = momentum
+        self.embed_student = _Embedding(student_dim, embed_dim)
+        self.embed_teacher = _Embedding(teacher_dim, embed_dim)
+        for name in ("student", "teacher"):
+            self.register_buffer(f"memory_{name}", unit(torch.randn(num_samples, embed_dim), dim=1))
+            self.register_buffer(f"log_normalizer_{name}", torch.tensor(math.nan))  # not known yet
+        self._seed = seed
+        self._step = 0
+        self._sorted: tuple[Tensor, int, ClassBlocks] | None = None
+
+    def forward(
+        self,
+        student: Tensor,
+        teacher: Tensor,
+        index: Tensor,
+        *,
+        labels: Tensor | None = None,
+        contrast_index: Tensor | None = None,
+    ) -> Tensor:
+        """The loss of one batch; in training mode the batch is remembered.
+
+        Args:
+            student: ``[B, student_dim]``, floating point.
+            teacher: ``[B, teacher_dim]``, floating point.
+            index: ``[B]``, int64 sample numbers in [0, N). The range is left to torch to enforce.
+            labels: ``[N]``, int64 classes of all samples, from which negatives of other classes are
+                drawn; -1 for samples that are not trained on and never drawn. They are sorted once:
+                pass the same tensor at every call.
+            contrast_index: ``[B, 1 + K]`` instead of ``labels``: the sample's own number, then its
+                negatives, for whoever draws them elsewhere.
+
+        Returns:
+            A scalar, at least float32.
+
+        Raises:
+            ValueError: If shapes or dtypes do not fit, or not exactly one of ``labels`` and
+                ``contrast_index`` is given.
+        """
+        student, teacher = checked_embeddings(student, teacher)
+        if index.shape != student.shape[:1] or index.dtype != torch.int64:
+            raise ValueError(
+                f"index must be [B] = {list(student.shape[:1])}, int64, "
+                f"got shape {list(index.shape)} and {index.dtype}"
+            )
+        if labels is not None and contrast_index is None:
+            contrast_index = torch.cat([index.unsqueeze(1), self._draw(index, labels)], dim=1)
+        elif labels is not None or contrast_index is None:
+            raise ValueError("exactly one of labels and contrast_index must be given, got both or neither")
+
+        ours, theirs = self.embed_student(student), self.embed_teacher(teacher)
+        our_scores = _scores(ours, self.memory_teacher, contrast_index, self.temperature)
+        their_scores = _scores(theirs, self.memory_student, contrast_index, self.temperature)
+        our_normalizer = _known_or_measured(self.log_normalizer_student, our_scores, self.num_samples)
+        their_normalizer = _known_or_measured(self.log_normalizer_teacher, their_scores, self.num_samples)
+        if self.training:
+            # New tensors, not new values in the old ones: the graph still needs those.
+            memory_student = _remembered(self.memory_student, index, ours, self.momentum)
+            memory_teacher = _remembered(self.memory_teacher, index, theirs, self.momentum)
+            self.memory_student, self.memory_teacher = memory_student, memory_teacher
+            self.log_normalizer_student = our_normalizer
+            self.log_normalizer_teacher = their_normalizer
+            self._step += 1
+        our_loss = _nce(our_scores, our_normalizer, self.num_samples)
+        return our_loss + _nce(their_scores, their_normalizer, self.num_samples)
+
+    def get_extra_state(self) -> Tensor:
+        """What ``state_dict`` saves beside parameters and buffers.
+
+        Returns:
+            ``[2]``, int64, on the CPU: the seed and the number of training batches so far.
+        """
+        return torch.tensor([self._seed, self._step], device="cpu")
+
+    def set_extra_state(self, state: Tensor) -> None:
+        """Go on with the negatives of the module that was saved.
+
+        Args:
+            state: From :meth:`get_extra_state`.
+        """
+        self._seed, self._step = state.tolist()
+
+    def extra_repr(self) -> str:
+        """Sizes and options, for ``repr``.
+
+        Returns:
+            One line.
+        """
+        return (
+            f"num_samples={self.num_samples}, negatives={self.negatives}, "
+            f"temperature={self.temperature:g}, momentum={self.momentum:g}, seed={self._seed}"
+        )
+
+    def _draw(self, index: Tensor, labels: Tensor) -> Tensor:
+        if labels.shape != (self.num_samples,):
+            raise ValueError(
+                f"labels must be [N] = [{self.num_samples}], one for each sample, "
+                f"got shape {list(labels.shape)}"
+            )
+        if self._sorted is None or self._sorted[0] is not labels or self._sorted[1] != labels._version:
+            self._sorted = (labels, labels._version, class_blocks(labels))
+        moment = str(self._step) if self.training else "evaluation"
+        digest = hashlib.sha256(f"{self._seed}:{moment}".encode()).digest()
+        generator = torch.Generator(index.device)
+        generator.manual_seed(int.from_bytes(digest[:8], "big") >> 1)  # it takes a signed number
+        return draw_negatives(index, self._sorted[2], self.negatives, generator)
+
+
+# A linear map to vectors of norm 1.
+class _Embedding(nn.Module):
+    def __init__(self, features: int, embed_dim: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(features, embed_dim)
+
+    def forward(self, features: Tensor) -> Tensor:
+        return unit(self.linear(features), dim=1)
+
+
+# <v, m> / T for the rows in question, [B, 1 + K]. All N products and a choice of them cost a fraction
+# of the time and memory of copying (1 + K) * D numbers for each sample.
+def _scores(embedding: Tensor, memory: Tensor, contrast_index: Tensor, temperature: float) -> Tensor:
+    check_positive("temperature", temperature)
+    for name, vectors in (("embedding", embedding), ("memory", memory)):
+        if vectors.ndim != 2 or vectors.numel() == 0 or not vectors.is_floating_point():
+            raise ValueError(
+                f"{name} must be [., D], floating point, got shape {list(vectors.shape)} and {vectors.dtype}"
+            )
+    if embedding.shape[1] != memory.shape[1]:
+        raise ValueError(
+            "embedding and memory must have the same length D, "
+            f"got {embedding.shape[1]} and {memory.shape[1]}"
+        )
+    shape = contrast_index.shape
+    if contrast_index.dtype != torch.int64 or len(shape) != 2 or shape[0] != len(embedding) or shape[1] < 2:
+        raise ValueError(
+            f"contrast_index must be [B, 1 + K] = [{len(embedding)}, 1 + K], K >= 1, int64, "
+            f"got shape {list(shape)} and {contrast_index.dtype}"
+        )
+    embedding, memory = in_one_dtype(embedding, memory)
+    return (embedding @ memory.mT).gather(1, contrast_index) / temperature
+
+
+# log Z as it stands, or of this batch where it is not known: asked on the device, without waiting.
+def _known_or_measured(known: Tensor, scores: Tensor, num_samples: int) -> Tensor:
+    scores = scores.detach()
+    measured = scores.flatten().logsumexp(dim=0) - math.log(scores.numel()) + math.log(num_samples)
+    return torch.where(known.isfinite(), known, measured.to(known.dtype))
+
+
+# The log-odds of h are log p - log(K / N).
+def _nce(scores: Tensor, log_normalizer: Tensor, num_samples: int) -> Tensor:
+    negatives = scores.shape[1] - 1
+    odds = scores - log_normalizer.detach() - math.log(negatives / num_samples)
+    right = functional.logsigmoid(odds[:, 0]).sum() + functional.logsigmoid(-odds[:, 1:]).sum()
+    return -right / scores.shape[0]
+
+
+# A copy of the memory with the rows of a batch moved towards its embeddings.
+@torch.no_grad()
+def _remembered(memory: Tensor, index: Tensor, embedding: Tensor, momentum: float) -> Tensor:
+    places = torch.arange(index.shape[0], device=index.device)
+    last = ((index.unsqueeze(1) == index) * places).amax(dim=1)  # equal numbers write equal rows
+    old = memory.index_select(0, index)
+    new = unit(momentum * old + (1 - momentum) * embedding.index_select(0, last), dim=1)
+    has_direction = new.square().sum(dim=1, keepdim=True) > 0.5  # neither zero nor NaN
+    return memory.index_copy(0, index, torch.where(has_direction, new, old))

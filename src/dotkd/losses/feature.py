@@ -1,0 +1,204 @@
+"""Losses between the feature maps of a student and of a teacher, without learned parts.
+
+Sizes that differ are a matter of pooling here; channels that differ are either averaged away by the
+loss or a matter of a projection, which belongs to ``dotkd.methods``. Half-precision features are
+computed in float32, and nothing waits for the device.
+"""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from dotkd.losses._checks import checked_alike, checked_features
+from dotkd.losses._numerics import pooled_to_the_smaller, rescaled, unit
+
+# The sizes to which hierarchical_context_loss pools a map, beside the map as it is.
+_CONTEXT_SIZES = (4, 2, 1)
+
+
+def hint_loss(student: Tensor, teacher: Tensor) -> Tensor:
+    r"""Hints: the student's feature becomes the teacher's, in the mean square.
+
+    .. math::
+        L = \frac{1}{n} \sum_{i=1}^{n} (F^S_i - F^T_i)^2
+
+    with :math:`F^S` = ``student``, :math:`F^T` = ``teacher`` and n the number of their elements.
+    Where the two models differ in width, the student's feature goes through a learned projection
+    first, as FitNets do.
+
+    Gradients flow to both arguments, as in every loss here: detach the teacher when only the
+    student learns.
+
+    Args:
+        student: Floating point, of any shape that is not empty.
+        teacher: Floating point, of the same shape.
+
+    Returns:
+        A scalar, at least float32.
+
+    Raises:
+        ValueError: If the shapes differ, or a tensor is empty or no floating point.
+
+    Example:
+        >>> hint_loss(torch.tensor([[1.0, 2.0]]), torch.tensor([[1.0, 5.0]])).item()  # 9 / 2
+        4.5
+
+    Reference:
+        Romero et al., "FitNets: Hints for Thin Deep Nets", ICLR 2015, arXiv 1412.6550, equation 3.
+    """
+    return functional.mse_loss(*checked_alike(student, teacher))
+
+
+def attention_transfer_loss(
+    student_features: Sequence[Tensor], teacher_features: Sequence[Tensor], *, p: float = 2
+) -> Tensor:
+    r"""Attention transfer: the student looks at the places at which the teacher looks.
+
+    .. math::
+        L = \sum_l \frac{1}{B h w} \sum_{b=1}^{B}
+            \left\| \frac{Q^S_{lb}}{\|Q^S_{lb}\|_2} - \frac{Q^T_{lb}}{\|Q^T_{lb}\|_2} \right\|_2^2,
+        \qquad Q = \frac{1}{C} \sum_{c=1}^{C} |F_c|^p
+
+    with F one sample of the l-th map in ``student_features`` (S) or ``teacher_features`` (T), C its
+    channels and p = ``p``. Where two maps differ in height or width, the larger one is first
+    averaged down to the smaller, :math:`h \times w`. The channels may differ: they are averaged.
+
+    Because of the norms the loss does not depend on the scale of a sample's map. A map of zeros has
+    no attention: it counts as Q = 0, without a gradient. Gradients flow to both arguments.
+
+    Args:
+        student_features: Maps ``[B, C, H, W]``, floating point, from shallow to deep.
+        teacher_features: One map ``[B, C', H', W']`` for each map of the student.
+        p: Exponent, >= 1; higher values look at the strongest activations only.
+
+    Returns:
+        A scalar, at least float32: summed over the maps, averaged over samples and places.
+
+    Raises:
+        ValueError: If the lists, shapes or dtypes do not fit, or p is below 1.
+
+    Example:
+        >>> student = torch.tensor([[[[3.0, 0.0]]]])  # looks left
+        >>> teacher = torch.tensor([[[[0.0, 1.0]], [[0.0, -2.0]]]])  # looks right
+        >>> attention_transfer_loss([student], [teacher]).item()
+        1.0
+
+    Reference:
+        Zagoruyko and Komodakis, "Paying More Attention to Attention", ICLR 2017, arXiv 1612.03928,
+        section 3.1; averaged over places as in the widely used reimplementations, where the paper's
+        norm is a sum.
+    """
+    if not (math.isfinite(p) and p >= 1):
+        raise ValueError(f"p must be a finite number >= 1, got {p}")
+    losses = []
+    for student, teacher in checked_features(student_features, teacher_features):
+        student, teacher = pooled_to_the_smaller(student, teacher)
+        losses.append(functional.mse_loss(_attention(student, p), _attention(teacher, p)))
+    return torch.stack(losses).sum()
+
+
+def nst_loss(student_features: Sequence[Tensor], teacher_features: Sequence[Tensor]) -> Tensor:
+    r"""Neuron selectivity transfer: the channels of both models respond to the same places.
+
+    .. math::
+        L = \sum_l \frac{1}{B} \sum_{b=1}^{B} \left[
+            \frac{1}{C_T^2} \sum_{i, j} k(t_i, t_j) + \frac{1}{C_S^2} \sum_{i, j} k(s_i, s_j)
+            - \frac{2}{C_S C_T} \sum_{i, j} k(s_i, t_j) \right],
+        \qquad k(x, y) = \Big( \frac{x \cdot y}{\|x\|_2 \, \|y\|_2} \Big)^2
+
+    with :math:`s_i` (:math:`t_j`) the pixels of channel i (j) of one sample of the l-th map in
+    ``student_features`` (``teacher_features``), the larger of two maps first averaged down to the
+    smaller. It is the squared maximum mean discrepancy between the two sets of channels under a
+    polynomial kernel, so the order of the channels, their number and their scales play no part.
+
+    A channel of zeros counts with k = 0, without a gradient. Gradients flow to both arguments.
+
+    Args:
+        student_features: Maps ``[B, C, H, W]``, floating point.
+        teacher_features: One map ``[B, C', H', W']`` for each map of the student.
+
+    Returns:
+        A scalar, at least float32: summed over the maps, averaged over the samples.
+
+    Raises:
+        ValueError: If the lists, shapes or dtypes do not fit.
+
+    Example:
+        >>> student = torch.tensor([[[[1.0, 0.0]]]])
+        >>> teacher = torch.tensor([[[[0.0, 5.0]]]])
+        >>> nst_loss([student], [teacher]).item()  # 1 + 1 - 2 * 0
+        2.0
+
+    Reference:
+        Huang and Wang, "Like What You Like: Knowledge Distill via Neuron Selectivity Transfer",
+        2017, arXiv 1707.01219, section 4, with the polynomial kernel of degree 2.
+    """
+    losses = []
+    for student, teacher in checked_features(student_features, teacher_features):
+        student, teacher = pooled_to_the_smaller(student, teacher)
+        ours, theirs = unit(student.flatten(2), dim=2), unit(teacher.flatten(2), dim=2)
+        within = _mean_kernel(theirs, theirs) + _mean_kernel(ours, ours)
+        losses.append(within - 2 * _mean_kernel(ours, theirs))
+    return torch.stack(losses).sum()
+
+
+def hierarchical_context_loss(
+    student_features: Sequence[Tensor], teacher_features: Sequence[Tensor]
+) -> Tensor:
+    r"""Hierarchical context: the maps agree as they are, and averaged over ever larger areas.
+
+    .. math::
+        L = \sum_l \frac{\mathrm{MSE}(F^S_l, F^T_l)
+            + \sum_{i} 2^{-i} \, \mathrm{MSE}(\mathrm{pool}_{n_i} F^S_l, \mathrm{pool}_{n_i} F^T_l)}
+            {1 + \sum_i 2^{-i}}
+
+    with :math:`F_l` the l-th map in ``student_features`` (S) or ``teacher_features`` (T),
+    :math:`\mathrm{pool}_n` the average pooling to n x n, and :math:`n_1, n_2, \dots` those of the
+    sizes 4, 2, 1 that are smaller than the map (than the shorter of its sides).
+
+    Gradients flow to both arguments.
+
+    Args:
+        student_features: Maps ``[B, C, H, W]``, floating point.
+        teacher_features: One map of the same shape for each map of the student.
+
+    Returns:
+        A scalar, at least float32: summed over the maps.
+
+    Raises:
+        ValueError: If the lists, shapes or dtypes do not fit.
+
+    Example:
+        >>> student = torch.tensor([[[[2.0, 0.0], [0.0, 2.0]]]])
+        >>> teacher = torch.zeros(1, 1, 2, 2)
+        >>> round(hierarchical_context_loss([student], [teacher]).item(), 4)  # (2 + 1 / 2) / (3 / 2)
+        1.6667
+
+    Reference:
+        Chen, Liu, Zhao and Jia, "Distilling Knowledge via Knowledge Review", CVPR 2021,
+        arXiv 2104.09044, section 3.3; the weights are those of the published code.
+    """
+    losses = []
+    for student, teacher in checked_features(student_features, teacher_features, same_shape=True):
+        loss, weight, total = functional.mse_loss(student, teacher), 1.0, 1.0
+        for size in _CONTEXT_SIZES:
+            if size < min(student.shape[2:]):
+                weight /= 2
+                total += weight
+                ours, theirs = (functional.adaptive_avg_pool2d(maps, size) for maps in (student, teacher))
+                loss = loss + weight * functional.mse_loss(ours, theirs)
+        losses.append(loss / total)
+    return torch.stack(losses).sum()
+
+
+# Where the samples look: [B, H * W], each row of norm 1.
+def _attention(maps: Tensor, p: float) -> Tensor:
+    return unit(rescaled(maps, dim=(1, 2, 3)).abs().pow(p).mean(dim=1).flatten(1), dim=1)
+
+
+# The mean of k(x, y) over samples and pairs of channels, given channels [B, C, H * W] of norm 1.
+def _mean_kernel(channels: Tensor, others: Tensor) -> Tensor:
+    return (channels @ others.mT).square().mean()
