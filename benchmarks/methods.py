@@ -45,7 +45,7 @@ def main() -> int:
     torch.manual_seed(0)
     torch.set_num_threads(1)
     made = {name: step_of(name) for name in method_names() if has_teacher(name)}
-    rounds = 3 if options.quick else 15
+    rounds = 3 if options.quick else 9
     found = medians(take_turns({name: step for name, (step, _) in made.items()}, rounds, warmup=1))
     results = {
         name: {"seconds": found[name], "ratio": found[name] / found["kd"], "learned_parameters": learned}

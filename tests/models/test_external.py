@@ -4,8 +4,6 @@ import importlib
 import json
 import subprocess
 import sys
-import warnings
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -21,8 +19,6 @@ from dotkd.models.external import create_external
 from dotkd.models.registry import check_model_name
 from dotkd.taps import Taps
 
-SCHEMAS = ("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",)
-SCHEMAS += (SCHEMAS[0].replace("nms", "qnms"),)
 OWN = """
 import torch
 from torch import nn
@@ -49,36 +45,6 @@ def text(num_classes):
 def other(classes):
     raise AssertionError("must not be called")
 """
-
-
-@pytest.fixture(scope="module")
-def schemas() -> Iterator[None]:
-    """Two operators that torchvision wants to see, which it lacks beside a torch of another build."""
-    library = None
-    try:
-        importlib.import_module("torchvision")
-    except ImportError:
-        pass
-    except RuntimeError:
-        library = torch.library.Library("torchvision", "DEF")
-        for schema in SCHEMAS:
-            library.define(schema)
-    yield
-    del library
-
-
-@pytest.fixture(scope="module")
-def timm(schemas: None) -> None:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # what its import says of others' deprecations
-        pytest.importorskip("timm", reason="the extra 'timm' is not installed")
-
-
-@pytest.fixture(scope="module")
-def hf(schemas: None) -> None:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        pytest.importorskip("transformers", reason="the extra 'hf' is not installed")
 
 
 @pytest.fixture(scope="module")
@@ -183,7 +149,7 @@ def test_weights_survive_a_file_and_a_rebuild(name: str, tmp_path: Path) -> None
 
 def test_paths_lead_to_features(name: str) -> None:
     model = made(name).eval()
-    assert bool(model.stage_paths) == name.startswith("timm:")
+    assert bool(model.stage_paths) == name.startswith(("timm:", "hf:"))
     _, features = Taps(model, {path: path for path in model.stage_paths})(torch.rand(2, 3, 32, 32))
     assert all(feature.shape[0] == 2 for feature in features.values())
     if model.classifier_path:

@@ -3,33 +3,86 @@
 Their libraries are loaded when a model is made, not before: a recipe is checked without them.
 """
 
-import importlib
-import inspect
-import json
-import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from difflib import get_close_matches
-from pathlib import Path
-from types import ModuleType
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
+from torch.nn.parameter import is_lazy
 
-from dotkd.errors import BadInput, missing_extra
+from dotkd.errors import BadInput
 from dotkd.models.base import ImageModel
-from dotkd.models.external_names import LIBRARIES, PRETRAINED
+from dotkd.models.external_made import Made
+from dotkd.models.external_probe import logits_of
+from dotkd.models.from_function import from_function
+from dotkd.models.from_timm import from_timm
+from dotkd.models.from_transformers import from_transformers
+from dotkd.taps import INPUT, Taps
 
-_SHOWN = 5
+_FROM = {"timm": from_timm, "hf": from_transformers}
+
+
+class View(nn.Module):
+    """A feature of an inner model in the form that methods expect; it runs only when it is tapped.
+
+    Args:
+        model: The inner model. It gets one hook, which does nothing unless this module is tapped.
+        path: Where it has the feature, as taps have it.
+        form: What makes a map ``[B, C, H, W]`` or a vector ``[B, D]`` of it.
+
+    Raises:
+        ValueError: The path leads nowhere; the message lists the nearest paths that exist.
+    """
+
+    def __init__(self, model: nn.Module, path: str, form: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.path = path
+        self.form = form
+        Taps(model, {path: path})
+        place = model.get_submodule(path.removesuffix(INPUT))
+        # Bound methods, and set for good: they survive a deep copy and pickle, and compile in one graph.
+        if path.endswith(INPUT):
+            place.register_forward_pre_hook(self._take_input)
+        else:
+            place.register_forward_hook(self._take_output)
+
+    def forward(self, feature: Tensor) -> Tensor:
+        """Bring the feature to its form.
+
+        Args:
+            feature: As the inner model has it.
+
+        Returns:
+            The feature in its form.
+        """
+        return self.form(feature)
+
+    def _take_input(self, _module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        if self._forward_hooks:
+            self(inputs[0])
+
+    def _take_output(self, _module: nn.Module, _inputs: Any, output: Tensor) -> None:
+        if self._forward_hooks:
+            self(output)
+
+    def extra_repr(self) -> str:
+        """Where the feature is, for ``repr``.
+
+        Returns:
+            The path.
+        """
+        return self.path
 
 
 class External(ImageModel):
     """A model of somebody else that behaves like one of the zoo: plain images in, logits out.
 
     The images are resized to the size that the model needs, where it needs one, and then normalised. The
-    keys of ``state_dict`` are those of the inner model with ``model.`` in front; so are ``stage_paths``.
+    keys of ``state_dict`` are those of the inner model with ``model.`` in front.
+
+    So are the paths of its features, but for those in ``forms``: what the inner model has there is brought
+    to the form of the zoo's features, in a submodule of ``views``, whenever that is tapped.
 
     Args:
         model: The inner model: images [B, C, H, W] to logits [B, num_classes], or to an output of
@@ -39,11 +92,17 @@ class External(ImageModel):
         size: (H, W) to which images are resized (bilinear, antialiased), or none to leave them.
         mean: Mean of each channel, or none for 0.
         std: Standard deviation of each channel, or none for 1.
-        stage_paths: Where the inner model has its stages, as its own dotted paths.
-        classifier_path: Where it has its last layer, likewise.
+        stage_paths: Where the inner model has its stages, as its own dotted paths, also with ``:input``
+            behind them; see :class:`~dotkd.models.ImageModel` for this and the next ones.
+        preact_paths: Where it has them in front of their last ReLU.
+        norm_paths: Where it has the batch norms in front of those.
+        pooled_path: Where it has the vector that is classified.
+        classifier_path: Where it has its last layer.
+        forms: For some of these paths what makes a map ``[B, C, H, W]`` or a vector ``[B, D]`` of it.
 
     Raises:
-        ValueError: ``mean`` and ``std`` differ in length, or a deviation is not positive.
+        ValueError: ``mean`` and ``std`` differ in length, a deviation is not positive, or a path of ``forms``
+            leads nowhere.
 
     Example:
         >>> inner = nn.Sequential(nn.Flatten(), nn.Linear(12, 5))
@@ -64,15 +123,29 @@ class External(ImageModel):
         mean: Sequence[float] = (),
         std: Sequence[float] = (),
         stage_paths: Sequence[str] = (),
+        preact_paths: Sequence[str] = (),
+        norm_paths: Sequence[str] = (),
+        pooled_path: str = "",
         classifier_path: str = "",
+        forms: Mapping[str, Callable[[Tensor], Tensor]] | None = None,
     ) -> None:
         super().__init__(mean, std)
         self.model = model
         self.num_classes = num_classes
         self.name = name
         self.size = size
-        self.stage_paths = tuple(f"model.{path}" for path in stage_paths)
-        self.classifier_path = f"model.{classifier_path}" if classifier_path else ""
+        forms = forms or {}
+        self.views = nn.ModuleList(View(model, path, form) for path, form in forms.items())
+        views = {path: f"views.{number}" for number, path in enumerate(forms)}
+
+        def outer(path: str) -> str:
+            return views.get(path, f"model.{path}") if path else ""
+
+        self.stage_paths = tuple(map(outer, stage_paths))
+        self.preact_paths = tuple(map(outer, preact_paths))
+        self.norm_paths = tuple(map(outer, norm_paths))
+        self.pooled_path = outer(pooled_path)
+        self.classifier_path = outer(classifier_path)
 
     def forward(self, images: Tensor) -> Tensor:
         """Classify images.
@@ -86,14 +159,24 @@ class External(ImageModel):
         Raises:
             BadInput: The inner model returned something else; the message says what.
         """
-        if self.size is not None and tuple(images.shape[-2:]) != self.size:
-            images = interpolate(images, self.size, mode="bilinear", antialias=True)
-        output = self.model(self.normalize(images))
-        logits = output if isinstance(output, Tensor) else getattr(output, "logits", output)
+        logits = logits_of(self.model(self.prepare(images)))
         if isinstance(logits, Tensor) and logits.ndim == 2 and logits.shape[1] == self.num_classes:
             return logits
         came = f"a tensor {list(logits.shape)}" if isinstance(logits, Tensor) else type(logits).__name__
         raise BadInput(f"model {self.name!r} must return logits [B, {self.num_classes}], got {came}")
+
+    def prepare(self, images: Tensor) -> Tensor:
+        """Resize and normalise images as the inner model takes them.
+
+        Args:
+            images: [B, C, H, W], in [0, 1].
+
+        Returns:
+            [B, C, H', W'].
+        """
+        if self.size is not None and tuple(images.shape[-2:]) != self.size:
+            images = interpolate(images, self.size, mode="bilinear", antialias=True)
+        return self.normalize(images)
 
 
 def create_external(
@@ -122,249 +205,33 @@ def create_external(
         BadInput: No such model, its library or its weights are missing, or it does not fit.
     """
     source, _, rest = name.partition(":")
-    if source in LIBRARIES:
-        make = _timm if source == "timm" else _transformers
-        found, options = make(name, rest, num_classes, image_shape, pretrained)
+    if source in _FROM:
+        made = _FROM[source](name, rest, num_classes, image_shape, pretrained)
     else:
-        found, options = _own(name, num_classes, image_shape), {}
-    if mean:
-        options.update(mean=mean, std=std)
-    return External(found, num_classes, name, **options).train()
+        made = from_function(name, num_classes, image_shape)
+    options = {**made.options, "mean": mean, "std": std} if mean else made.options
+    plain = External(made.model, num_classes, name, **options)
+    return External(made.model, num_classes, name, **options, **_features(plain, made, image_shape)).train()
 
 
-_Made = tuple[nn.Module, dict[str, Any]]
-
-
-def _library(name: str) -> ModuleType:
-    """Import the library of a model, or say what to install."""
-    extra = name.partition(":")[0]
-    try:
-        return importlib.import_module(LIBRARIES[extra])
-    except ModuleNotFoundError as error:
-        if error.name != LIBRARIES[extra]:
-            raise _broken(name, error) from error
-        raise missing_extra(f"model {name!r}", extra) from None
-    except (ImportError, RuntimeError) as error:  # torchvision beside another torch raises the latter
-        raise _broken(name, error) from error
-
-
-def _broken(name: str, error: Exception) -> BadInput:
-    what = f"model {name!r}: {LIBRARIES[name.partition(':')[0]]} is installed, but does not load"
-    return BadInput(f"{what}: {_line(error)}; do torch and torchvision belong together?")
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
-
-
-# ---------------------------------------------------------------- timm
-
-
-def _timm(
-    name: str, rest: str, num_classes: int, image_shape: tuple[int, int, int], pretrained: bool
-) -> _Made:
-    timm = _library(name)
-    bare = rest.removesuffix(PRETRAINED)
-    if not timm.is_model(bare):
-        near = get_close_matches(bare.lower(), timm.list_models(), _SHOWN, cutoff=0)
-        raise BadInput(f"unknown model {name!r}; nearest: {', '.join(repr(f'timm:{one}') for one in near)}")
-    asked = rest != bare
-
-    def create(**options: Any) -> Any:
-        load = asked and pretrained
-        return timm.create_model(
-            bare, pretrained=load, num_classes=num_classes, in_chans=image_shape[0], **options
-        )
-
-    try:
-        model, size = _sized(create, image_shape, keep=asked)
-    except (RuntimeError, OSError) as error:  # an unknown tag, no pretrained weights, no network
-        raise BadInput(f"model {name!r}: {_line(error)}") from error
-    settings = model.default_cfg
-    mean, std = (_per_channel(settings[key], image_shape[0]) for key in ("mean", "std"))
-    paths = (str(stage["module"]) for stage in getattr(model, "feature_info", ()) if stage.get("module"))
-    classifier = settings.get("classifier")
-    return model, {
-        "size": size,
-        "mean": mean,
-        "std": std,
-        "stage_paths": [path for path in paths if _has(model, path)],
-        "classifier_path": classifier if isinstance(classifier, str) and _has(model, classifier) else "",
-    }
-
-
-def _sized(
-    create: Callable[..., Any], image_shape: tuple[int, int, int], keep: bool
-) -> tuple[Any, tuple[int, int] | None]:
-    """A model that takes the images, and the size to which they must be resized for it, if any.
+def _features(plain: External, made: Made, image_shape: tuple[int, int, int]) -> dict[str, Any]:
+    """Ask a new model where it has its features, by sending two images through it where need be.
 
     Args:
-        create: Makes the model, given further options.
+        plain: The model, without paths; left in evaluation mode.
+        made: What is known of it.
         image_shape: (C, H, W) of the images.
-        keep: Whether a model with a size of its own keeps that: its weights were trained with it.
 
     Returns:
-        The model, and (H, W) or None.
+        Arguments of External.
     """
-    model = create()
-    _, height, width = model.default_cfg["input_size"]
-    if not model.default_cfg.get("fixed_input_size", False):
-        return model, None
-    if not keep and (height, width) != image_shape[1:]:
-        try:
-            small = create(img_size=image_shape[1:]).eval()
-            with torch.no_grad():
-                small(torch.zeros(1, *image_shape))
-            return small, None
-        except (TypeError, AssertionError, RuntimeError, ValueError):
-            pass  # it takes no size, or not this one, such as one less than a patch
-    return model, (height, width)
-
-
-def _per_channel(values: Sequence[float], channels: int) -> list[float]:
-    """The numbers for each channel; their mean for each, where the images have another number of them."""
-    return list(values) if len(values) == channels else [sum(values) / len(values)] * channels
-
-
-def _has(model: nn.Module, path: str) -> bool:
+    if made.find is None or any(is_lazy(parameter) for parameter in made.model.parameters()):
+        return made.said
+    channels, height, width = image_shape
+    images = torch.linspace(0, 1, 2 * channels * height * width).reshape(2, *image_shape)
+    plain.eval()
     try:
-        model.get_submodule(path)
-    except AttributeError:
-        return False
-    return True
-
-
-# ---------------------------------------------------------------- transformers
-
-
-def _transformers(
-    name: str, rest: str, num_classes: int, image_shape: tuple[int, int, int], pretrained: bool
-) -> _Made:
-    library = _library(name)
-    bare = rest.removesuffix(PRETRAINED)
-    folder = Path(bare)
-    asked = rest != bare
-    # A local folder with weights is meant with them; a name of the hub only where it says so.
-    load = pretrained and (asked or any(folder.glob("*.safetensors")))
-    if pretrained and not asked and not load and any(folder.glob("pytorch_model*.bin")):
-        raise BadInput(f"model {name!r}: weights of pickle are not read: save them as model.safetensors")
-    try:
-        config = library.AutoConfig.from_pretrained(bare)
-        if load:
-            _check_fit(name, config, None if asked else num_classes, image_shape[0])
-        config.num_labels = num_classes
-        if hasattr(config, "num_channels"):
-            config.num_channels = image_shape[0]
-        auto = library.AutoModelForImageClassification
-        model = _loaded(auto, name, bare, config, new_head=asked) if load else auto.from_config(config)
-    except BadInput:
-        raise
-    except ImportError as error:
-        raise _broken(name, error) from error
-    except (OSError, ValueError) as error:  # no such folder or name, no network, no image classifier
-        raise BadInput(f"model {name!r}: {_line(error)}") from error
-    size = getattr(config, "image_size", None)
-    size = (size, size) if isinstance(size, int) else size
-    mean, std = _preprocessing(folder, image_shape[0])
-    # What it computes in is the run's choice, whatever its file is in.
-    return model.float(), {"size": tuple(size) if size else None, "mean": mean, "std": std}
-
-
-def _check_fit(name: str, config: Any, num_classes: int | None, channels: int) -> None:
-    if num_classes is not None and config.num_labels != num_classes:
-        raise BadInput(
-            f"model {name!r}: its weights have {config.num_labels} classes, wanted {num_classes}; "
-            f"'{name}{PRETRAINED}' takes them with a new classifier"
-        )
-    theirs = getattr(config, "num_channels", channels)
-    if theirs != channels:
-        raise BadInput(f"model {name!r}: its weights are for {theirs} channels, the images have {channels}")
-
-
-def _loaded(auto: Any, name: str, bare: str, config: Any, new_head: bool) -> Any:
-    """Load weights as data, all of them but a classifier of another number of classes."""
-    model, told = auto.from_pretrained(
-        bare, config=config, use_safetensors=True, ignore_mismatched_sizes=new_head, output_loading_info=True
-    )
-    # Only the last layer may be new; transformers draws everything else that is missing too, and goes on.
-    missing = [key for key in told["missing_keys"] if not (new_head and _in_head(key))]
-    missing += [key for key, *_ in told["mismatched_keys"] if not (new_head and _in_head(key))]
-    if missing:
-        raise BadInput(f"model {name!r}: no weights that fit for {', '.join(sorted(missing)[:_SHOWN])}")
-    return model
-
-
-def _in_head(key: str) -> bool:
-    heads = ("classifier", "head", "fc")
-    return any(part in heads or part.endswith(("_classifier", "_head")) for part in key.split("."))
-
-
-def _preprocessing(folder: Path, channels: int) -> tuple[list[float], list[float]]:
-    """Mean and deviation that a folder says its model was trained with; none where it says nothing."""
-    file = folder / "preprocessor_config.json"
-    if not file.is_file():
-        return [], []
-    try:
-        settings = json.loads(file.read_text(encoding="utf-8"))
-        if not settings.get("do_normalize", True) or settings.get("image_mean") is None:
-            return [], []
-        mean, std = (_per_channel(settings[key], channels) for key in ("image_mean", "image_std"))
-    except (ValueError, TypeError, AttributeError, KeyError):
-        raise BadInput(f"{file}: wanted a table with image_mean and image_std") from None
-    return mean, std
-
-
-# ---------------------------------------------------------------- the user's own
-
-
-def _own(name: str, num_classes: int, image_shape: tuple[int, int, int]) -> nn.Module:
-    module, _, wanted = name.partition(":")
-    with _current_folder_first():
-        function = getattr(_module(name, module), wanted, None)
-        if not callable(function):
-            raise BadInput(f"model {name!r}: there is no function {wanted!r} in {module!r}")
-        given = {"num_classes": num_classes, "image_shape": image_shape}
-        model = function(**{key: given[key] for key in _arguments(name, function)})
-    if not isinstance(model, nn.Module):
-        raise BadInput(f"model {name!r}: must return a torch.nn.Module, got {type(model).__name__}")
-    return model
-
-
-def _module(name: str, module: str) -> ModuleType:
-    importlib.invalidate_caches()
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        if isinstance(error, ModuleNotFoundError) and f"{module}.".startswith(f"{error.name}."):
-            raise BadInput(
-                f"unknown model {name!r}: no module {error.name!r} in the current folder or on Python's path"
-            ) from None
-        raise BadInput(f"model {name!r}: {module!r} does not load: {_line(error)}") from error
-
-
-def _arguments(name: str, function: Callable[..., Any]) -> list[str]:
-    """Which arguments the function takes; asked before the call, so that no other function is called."""
-    try:
-        signature = inspect.signature(function)
-    except ValueError:  # one of C, which does not tell
-        signature = inspect.Signature()
-    for keys in (["num_classes", "image_shape"], ["num_classes"]):
-        try:
-            signature.bind(**dict.fromkeys(keys))
-        except TypeError:
-            continue
-        return keys
-    raise BadInput(
-        f"model {name!r}: must take num_classes and image_shape, or num_classes alone, by name; "
-        f"its arguments are {signature}"
-    )
-
-
-@contextmanager
-def _current_folder_first() -> Iterator[None]:
-    before = list(sys.path)
-    sys.path.insert(0, str(Path.cwd()))
-    try:
-        yield
-    finally:
-        sys.path[:] = before
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            return made.find(made.model, plain.prepare(images))
+    except Exception:  # whatever is wrong with a model of others, it says so when it is used
+        return made.said

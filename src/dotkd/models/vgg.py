@@ -68,9 +68,8 @@ class VGG(ImageModel):
             self.add_module(f"pool{number}", GlobalPool() if number == 4 else pool)
             before = after
         self.classifier = nn.Linear(before, num_classes)
-        self.norm_paths = tuple(
-            f"{path}.{len(self.get_submodule(path)) - 1}" for path in self.preact_paths[1:]
-        )  # type: ignore[arg-type]
+        last = _CONVOLUTIONS[depth]
+        self.norm_paths = tuple(f"block{number}.{3 * last[number] - 2}" for number in range(1, len(last)))
         init_fan_out(self, linear_std=0.01)
 
     def forward(self, images: Tensor) -> Tensor:
