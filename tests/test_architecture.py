@@ -23,7 +23,7 @@ LEVELS = [
     {"recipe"},
     {"runs"},
     {"build", "networks", "train"},
-    {"report"},
+    {"report", "arms"},
     {"compare", "tune", "analyze", "evaluate", "export"},
     {"cli", "__main__"},
 ]

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dotkd.data import Splits, data_facts, load_data
+from dotkd.data import Images, Splits, load_data
 from dotkd.data.randomness import random_stream
 from dotkd.distiller import Distiller
 from dotkd.errors import BadInput
@@ -23,22 +23,21 @@ from dotkd.recipe.optimizer import ControlTable, DeepKDTable, DOTTable, SGDTable
 from dotkd.recipe.run import check_device
 
 
-def build_data(data: Data) -> Splits:
+def build_data(data: Data) -> Splits[Images]:
     """Load the data of a recipe.
 
     Args:
         data: The table.
 
     Returns:
-        The splits, on the CPU.
+        The splits, on the CPU or in files.
 
     Raises:
         BadInput: The files are missing or wrong, or a number does not suit the data set.
     """
     try:
         return load_data(
-            data.name,
-            root=data.root,
+            **data.source(),
             validation=data.validation,
             label_noise=data.label_noise,
             train_images=data.train_images,
@@ -74,7 +73,7 @@ def build_device(device: str) -> torch.device:
 
 def build_model(name: str, table: Network, data: Data, *, pretrained: bool = True) -> ImageModel:
     """Make a network for a data set; without ``pretrained`` its weights are to be read from a file."""
-    facts = data_facts(data.name, data.root)
+    facts = data.facts()
     shape = (facts.channels, facts.height, facts.width)
     return create_model(
         name, facts.num_classes, image_shape=shape, mean=table.mean, std=table.std, pretrained=pretrained

@@ -1,18 +1,18 @@
 """``compare``: recipes x seeds into one folder, each run taken up where it stands, whatever others do."""
 
-import hashlib
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from dotkd.errors import BadInput, RunFailed
-from dotkd.recipe import Recipe, recipe_text
+from dotkd.arms import Sweep, SweptArm, check_arms, refuse_strangers, swept, teacher_folder
+from dotkd.errors import RunFailed
+from dotkd.recipe import Recipe
 from dotkd.report import summarize, write_report
-from dotkd.runs import RESULTS, find_runs, is_finished, write_json
+from dotkd.runs import RESULTS, SWEEP, find_runs, is_finished, write_json
 from dotkd.train.epoch import OnStep
 from dotkd.train.loop import OnEpoch, check_folder, train
-from dotkd.train.teacher import check_recipe, provide_teacher, teacher_recipe
+from dotkd.train.teacher import provide_teacher
+from dotkd.tune import Tuning, tune
 
 DEMO = ("quick/digits-plain", "quick/digits-kd", "quick/digits-kd-dot", "quick/digits-kd-control")
 
@@ -42,6 +42,8 @@ def compare(
     seeds: int,
     folder: Path,
     *,
+    sweep: Sweep | None = None,
+    tuning: Tuning | None = None,
     on_run: Callable[[str, int], None] = lambda _arm, _seed: None,
     on_teacher: Callable[[str], None] = lambda _arm: None,
     on_epoch: Sequence[OnEpoch] = (),
@@ -58,6 +60,8 @@ def compare(
         recipes: The arms, each under a name of its own.
         seeds: How many; ``run.seed`` is 0, 1, ..., seeds - 1.
         folder: Where all goes.
+        sweep: Values to try for a key: an arm for each, of each recipe that has the key.
+        tuning: Learning rates to choose from for each arm, by validation and before anything else.
         on_run: Called before each run with arm and seed.
         on_teacher: Called before the teacher of an arm is trained, with the arm.
         on_epoch: Called with the metrics of each epoch.
@@ -70,7 +74,12 @@ def compare(
         BadInput: Something is wrong with a recipe or the folder; nothing was written.
         RunFailed: All runs failed, so that there is nothing to report.
     """
-    arms = _arms(recipes)
+    points: list[SweptArm] = []
+    if sweep is not None:
+        recipes, points = swept(recipes, sweep)
+    arms = check_arms(recipes)
+    if tuning is not None:
+        arms = tune(arms, tuning, folder, on_run=on_run, on_teacher=on_teacher, on_step=on_step)
     planned = [
         (arm, recipe.model_copy(update={"run": recipe.run.model_copy(update={"seed": seed})}), seed)
         for seed in range(seeds)
@@ -78,14 +87,16 @@ def compare(
     ]
     for arm, recipe, seed in planned:
         check_folder(recipe, folder / arm / f"seed-{seed}", resume=True)
-    _refuse_strangers(
+    refuse_strangers(
         folder, {(recipe.name, seed): folder / arm / f"seed-{seed}" for arm, recipe, seed in planned}
     )
+    if sweep is not None:
+        write_json(folder / SWEEP, {"keys": sweep.keys, "arms": [point._asdict() for point in points]})
     failures = []
     for arm, recipe, seed in planned:
         on_run(recipe.name, seed)
         try:
-            home = _teacher_folder(recipe, folder)
+            home = teacher_folder(recipe, folder)
             if home != folder and not is_finished(home):
                 on_teacher(recipe.name)
             teacher = provide_teacher(recipe, home, on_epoch=on_epoch, on_step=on_step)
@@ -106,48 +117,3 @@ def compare(
     write_json(folder / RESULTS, summarize(find_runs(folder)).to_json())
     write_report(folder)
     return failures
-
-
-def _arms(recipes: Sequence[Recipe]) -> dict[str, Recipe]:
-    """Return the recipes by the folder of their name, after a look at all that could be wrong with them."""
-    arms: dict[str, Recipe] = {}
-    if not recipes:
-        raise BadInput("no recipe is given: name at least one, such as quick/digits-kd")
-    for recipe in recipes:
-        arm = _slug(recipe.name)
-        if arm in arms:
-            both = f"{arms[arm].name!r} and {recipe.name!r}"
-            raise BadInput(f"{both} would share the folder {arm!r}: give each arm a name of its own")
-        if recipe.run.seed:
-            raise BadInput(
-                f"run.seed = {recipe.run.seed} in {recipe.name!r}: a comparison counts its seeds itself"
-                " (--seeds)"
-            )
-        if arm in ("teacher", "teachers"):
-            raise BadInput(f"an arm cannot be named {recipe.name!r}: that folder is for the teachers")
-        arms[arm] = recipe
-    for recipe in recipes:
-        check_recipe(recipe)
-    return arms
-
-
-def _refuse_strangers(folder: Path, planned: dict[tuple[str, int], Path]) -> None:
-    """Refuse a folder in which another run already has the name and seed of a planned one."""
-    for run in find_runs(folder) if folder.is_dir() else []:
-        place = planned.get((run.name, run.seed), run.path)
-        if not run.is_teacher and place != run.path:
-            raise BadInput(
-                f"{run.path} is a run of {run.name!r}, seed {run.seed}, already: give another --output"
-            )
-
-
-def _teacher_folder(recipe: Recipe, folder: Path) -> Path:
-    teacher = teacher_recipe(recipe)
-    if teacher is None:
-        return folder  # nothing is written there: a checkpoint, or no teacher at all
-    mark = hashlib.sha256(recipe_text(teacher).encode()).hexdigest()[:8]
-    return folder / "teachers" / f"{_slug(teacher.name)}-{mark}"
-
-
-def _slug(name: str) -> str:
-    return re.sub(r"[\W_]+", "-", name.lower()).strip("-") or "arm"

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dotkd.data import data_facts
 from dotkd.errors import BadInput, RunFailed, missing_extra
 from dotkd.networks import load_student, save_student
 from dotkd.recipe import Recipe
@@ -40,7 +39,7 @@ def export(source: Path, target: Path, file_format: str, recipe: Recipe | None =
     if target.is_dir():
         raise BadInput(f"{target} is a folder, and a file is wanted, such as {target / 'student.onnx'}")
     student, recipe = load_student(source, recipe)
-    facts = data_facts(recipe.data.name, recipe.data.root)
+    facts = recipe.data.facts()
     shape = (5, facts.channels, facts.height, facts.width)
     images = torch.rand(shape, generator=torch.Generator().manual_seed(0))
     differences: list[float] = []

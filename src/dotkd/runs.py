@@ -20,9 +20,12 @@ from dotkd.errors import BadInput
 
 RECIPE, ENVIRONMENT, METRICS, RESULTS = "recipe.toml", "environment.json", "metrics.jsonl", "results.json"
 STUDENT, LAST, BEST = "student.safetensors", "checkpoints/last.pt", "checkpoints/best.pt"
+SWEEP, TUNING, ANALYSIS = "sweep.json", "tuning.json", "analysis.json"
 _PART = ".part"  # what is not yet whole
 TEACHERS = ("teacher", "teachers")
 """Folders, inside the folder of a run or a comparison, whose runs are teachers."""
+TRIALS = "tuning"
+"""The folder, inside that of a comparison, whose runs chose a learning rate: no report is about them."""
 
 
 @dataclass(frozen=True)
@@ -233,7 +236,8 @@ def find_runs(folder: Path) -> list[RunRecord]:
         folder: A run folder, or the folder of a comparison.
 
     Returns:
-        The runs in the order of their paths; empty if there is none.
+        The runs in the order of their paths, without those that chose learning rates; empty if there is
+        none.
 
     Raises:
         BadInput: The folder does not exist, or a run in it is broken.
@@ -241,9 +245,11 @@ def find_runs(folder: Path) -> list[RunRecord]:
     if not folder.is_dir():
         raise BadInput(f"no folder {str(folder)!r}")
     found = sorted(path.parent for path in folder.rglob(STUDENT) if is_finished(path.parent))
+    parts = {path: path.relative_to(folder).parts for path in found}
     return [
-        read_run(path, is_teacher=any(part in TEACHERS for part in path.relative_to(folder).parts))
+        read_run(path, is_teacher=any(part in TEACHERS for part in parts[path]))
         for path in found
+        if TRIALS not in parts[path]
     ]
 
 

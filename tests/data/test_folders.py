@@ -9,6 +9,7 @@ from PIL import Image
 
 from dotkd.data import data_facts, folders, load_data, load_folder
 from dotkd.data.sources import DataFacts
+from dotkd.data.views import centre_view
 from dotkd.errors import BadInput
 
 
@@ -121,6 +122,75 @@ def test_facts(root):
     (root / "train" / "bee" / "3.png").write_bytes(b"not looked at")
     assert data_facts("folder", root) == DataFacts(3, 5, 6, 2, 8, 4)
     assert data_facts("digits", root) == data_facts("digits")
+    (root / "train" / "ant" / "0.png").write_bytes(b"not looked at, since a size is given")
+    assert data_facts("folder", root, image_size=32) == DataFacts(3, 32, 32, 2, 8, 4)
+    assert data_facts("folder", image_size=32) == DataFacts(3, 32, 32, 0, 0, 0)
+
+
+# ---------------------------------------------------------------- images of any size
+
+
+@pytest.fixture
+def mixed(root):
+    save(root / "train" / "ant" / "0.png", picture(width=40, height=31))
+    save(root / "test" / "bee" / "1.png", picture(width=9, height=33))
+    return root
+
+
+def test_with_a_size_images_of_any_size_become_squares(mixed, cache, no_decoding):
+    train, _, test = load_folder(mixed, image_size=8)
+    assert repr(train) == "ImageData(8 images of [3, 8, 8], 2 classes)"
+    for data, row, path in ((train, 0, "train/ant/0.png"), (test, 3, "test/bee/1.png")):
+        with Image.open(mixed / path) as image:
+            assert np.array_equal(data.pixels[row].numpy(), rgb(centre_view(image, 8)))
+    other = load_folder(mixed, image_size=12).train
+    assert other.pixels.shape == (8, 3, 12, 12)
+    assert len(list(cache.iterdir())) == 2
+    no_decoding()
+    assert same(load_folder(mixed, image_size=8).train, train)
+
+
+def test_streamed_images_are_not_decoded_before_they_are_read(mixed, cache):
+    broken = mixed / "train" / "bee" / "3.png"
+    broken.write_bytes(b"no image")
+    train, validation, test = load_folder(mixed, image_size=8, stream=True, workers=0, validation=2)
+    assert not cache.exists()
+    assert [repr(part) for part in (train, validation)] == [
+        f"StreamedImages({count} images of [3, 8, 8], 2 classes)" for count in (6, 2)
+    ]
+    with Image.open(mixed / "test" / "bee" / "1.png") as image:
+        expected = rgb(centre_view(image, 8))
+    assert np.array_equal((test.batch([3]).images[0] * 255).round().byte().numpy(), expected)
+    with pytest.raises(BadInput) as caught:
+        [batch for part in (train, validation) for batch in part.batches(4)]
+    assert str(caught.value) == f"{broken} is no image that can be decoded (PNG, JPEG, WebP or BMP)"
+
+
+def test_a_relative_root_may_be_left(mixed, monkeypatch):
+    monkeypatch.chdir(mixed.parent)
+    train = load_folder(mixed.name, image_size=8, stream=True, workers=0).train
+    monkeypatch.chdir("/")
+    assert len(next(train.batches(8))) == 8
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"image_size": -1}, "image_size must be an integer of at least 0, got -1"),
+        ({"stream": True}, "image_size must be at least 1 for images that are streamed, got 0"),
+        ({"image_size": 8, "workers": 2}, "workers must be left out where images are not streamed, got 2"),
+        (
+            {"image_size": 8, "stream": True, "workers": -1},
+            "workers must be an integer of at least 0, got -1",
+        ),
+        ({"image_size": 8, "validation": -1}, "validation must be an integer of at least 0, got -1"),
+    ],
+)
+def test_refuses_other_arguments(root, options, message):
+    with pytest.raises(ValueError, match=f"^{message}$"):
+        load_folder(root, **options)
+    with pytest.raises(BadInput, match=f"^folder: {message}$"):
+        load_data("folder", root=root, **options)
 
 
 # ---------------------------------------------------------------- the cache
@@ -172,8 +242,7 @@ def test_another_size(root):
     path = root / "test" / "bee" / "1.png"
     save(path, picture(width=7))
     assert refusal(root) == (
-        f"{path} must be 6x5, the size of {root / 'train' / 'ant' / '0.png'}, got 7x5: "
-        "resize all images to one size beforehand"
+        f"{path} must be 6x5, the size of {root / 'train' / 'ant' / '0.png'} (or give an image_size), got 7x5"
     )
 
 

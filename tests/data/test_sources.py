@@ -7,7 +7,7 @@ from dotkd.data import load_data, load_digits, sources
 from dotkd.data.sources import DATA_SETS, DataFacts, data_facts
 from dotkd.errors import BadInput
 
-KNOWN = "cifar10, cifar100, digits, folder, tiny_imagenet"
+KNOWN = "cifar10, cifar100, digits, folder, hub, imagenet, tiny_imagenet"
 
 
 def same(a, b):
@@ -17,12 +17,15 @@ def same(a, b):
 
 
 def test_the_names():
-    assert DATA_SETS == ("cifar10", "cifar100", "digits", "folder", "tiny_imagenet")
+    assert DATA_SETS == ("cifar10", "cifar100", "digits", "folder", "hub", "imagenet", "tiny_imagenet")
 
 
 def test_facts():
     assert data_facts("cifar100") == DataFacts(3, 32, 32, 100, 50_000, 10_000)
     assert data_facts("digits") == DataFacts(1, 8, 8, 10, 1400, 397)
+    assert data_facts("imagenet") == DataFacts(3, 224, 224, 1000, 1_281_167, 50_000)
+    assert data_facts("imagenet", "not looked at", image_size=96)[1:3] == (96, 96)
+    assert data_facts("hub") == DataFacts(3, 0, 0, 0, 0, 0)
 
 
 def test_the_facts_of_the_digits_are_those_of_the_data():
@@ -38,16 +41,42 @@ def test_digits_are_those_of_their_loader():
         assert same(a, b)
 
 
-def test_cifar100_gets_every_argument(monkeypatch):
+NAMES = {"image_column": "i", "label_column": "l", "train_split": "a", "test_split": "b", "config": "c"}
+STREAM = {"image_size": 64, "stream": True, "workers": 3}
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("cifar10", {}),
+        ("cifar100", {}),
+        ("tiny_imagenet", {}),
+        ("folder", STREAM),
+        ("imagenet", {"image_size": 64, "workers": 3}),
+        ("hub", STREAM | NAMES),
+    ],
+)
+def test_a_loader_gets_every_argument_that_is_not_as_it_would_be_anyway(monkeypatch, name, options):
     calls = []
-    monkeypatch.setattr(sources, "load_cifar100", lambda root, **options: calls.append((root, options)))
-    options = {"validation": 1, "label_noise": 0.5, "train_images": 2, "seed": 3}
-    load_data("cifar100", root="somewhere", **options)
-    load_data("cifar100", root="somewhere")
-    assert calls == [
-        ("somewhere", options),
-        ("somewhere", {"validation": 0, "label_noise": 0.0, "train_images": 0, "seed": 0}),
-    ]
+    monkeypatch.setattr(sources, f"load_{name}", lambda root, **given: calls.append((root, given)))
+    split = {"validation": 1, "label_noise": 0.5, "train_images": 2, "seed": 3}
+    load_data(name, root="somewhere", **split, **options)
+    load_data(name, root="somewhere", image_size=0, stream=False, workers=None, config="")
+    assert calls == [("somewhere", split | options), ("somewhere", {})]
+
+
+@pytest.mark.parametrize("name", ["cifar10", "cifar100", "digits", "tiny_imagenet", "folder", "imagenet"])
+def test_refuses_options_of_other_data_sets(name):
+    reads = {"folder": {*STREAM}, "imagenet": {"image_size", "workers"}}.get(name, set())
+    for key, value in (STREAM | NAMES).items():
+        if key not in reads:
+            right = {"image_size": "0", "stream": "False", "workers": "None", "config": "''"}
+            told = rf"^{key} must be {right.get(key, '.*')} for {name}, which|whose .*; got {value!r}$"
+            with pytest.raises(BadInput, match=told):
+                load_data(name, root="somewhere", **{key: value})
+    if "image_size" not in reads:
+        with pytest.raises(BadInput, match=f"^image_size must be 0 for {name}, "):
+            data_facts(name, image_size=8)
 
 
 @pytest.mark.parametrize(
@@ -78,6 +107,14 @@ def test_cifar100_gets_every_argument(monkeypatch):
             (
                 "root must be a folder with the parquet files of CIFAR-100 or the hub name "
                 "'uoft-cs/cifar100', got ''"
+            ),
+        ),
+        ({"name": "imagenet"}, "root must be the folder that holds train/ and val/ of ImageNet, got ''"),
+        (
+            {"name": "hub"},
+            (
+                "root must be a folder with parquet files or the name of a data set of the hub, such as "
+                "'owner/name', got ''"
             ),
         ),
         (

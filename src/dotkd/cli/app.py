@@ -5,11 +5,15 @@ import os
 import sys
 import traceback
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from dotkd.cli.ends import DEBUG, FAILED, ends_well
+
+if TYPE_CHECKING:
+    from dotkd.arms import Sweep
+    from dotkd.tune import Tuning
 
 app = typer.Typer(
     name="dotkd",
@@ -126,16 +130,36 @@ def compare(
         list[str], typer.Argument(metavar="RECIPE...", help="TABLE.KEY=VALUE among them holds for all.")
     ],
     seeds: Annotated[int, typer.Option(min=1, help="Seeds of each recipe: 0, 1, ...")] = 5,
+    sweep: Annotated[
+        str, typer.Option(metavar="KEY=V,V", help="An arm for each value, of each recipe that has the key.")
+    ] = "",
+    tune_lr: Annotated[
+        str,
+        typer.Option(metavar="LR,LR", help="Choose each arm's learning rate out of these, on validation."),
+    ] = "",
+    tune_seeds: Annotated[int, typer.Option(min=1, help="Seeds of each trial of --tune-lr: 100, ...")] = 3,
     output: Output = Path("comparison"),
 ) -> None:
     """Train recipes x seeds into one folder; what is finished is skipped, what was stopped goes on."""
+    from dotkd.arms import parse_sweep
     from dotkd.recipe import is_override
+    from dotkd.tune import Tuning, parse_rates
 
     overrides = [word for word in recipes if is_override(word)]
-    _compare([word for word in recipes if word not in overrides], overrides, seeds, output)
+    named = [word for word in recipes if word not in overrides]
+    tuning = Tuning(parse_rates(tune_lr), tune_seeds) if tune_lr else None
+    _compare(named, overrides, seeds, output, parse_sweep(sweep) if sweep else None, tuning)
 
 
-def _compare(recipes: list[str], overrides: list[str], seeds: int, output: Path) -> None:
+def _compare(
+    recipes: list[str],
+    overrides: list[str],
+    seeds: int,
+    output: Path,
+    sweep: "Sweep | None" = None,
+    tuning: "Tuning | None" = None,
+) -> None:
+    from dotkd.arms import swept
     from dotkd.cli.show import bars, console, show_summary
     from dotkd.compare import compare as compare_recipes
     from dotkd.recipe import load_recipe
@@ -143,9 +167,17 @@ def _compare(recipes: list[str], overrides: list[str], seeds: int, output: Path)
     from dotkd.runs import find_runs
 
     loaded = [load_recipe(recipe, overrides) for recipe in recipes]
-    with bars(len(loaded) * seeds) as shown:
+    arms = len(loaded) if sweep is None else len(swept(loaded, sweep)[0])
+    with bars(arms * (seeds + (len(tuning.trials()) if tuning else 0))) as shown:
         failures = compare_recipes(
-            loaded, seeds, output, on_run=shown.run, on_teacher=shown.teacher, on_step=shown.step
+            loaded,
+            seeds,
+            output,
+            sweep=sweep,
+            tuning=tuning,
+            on_run=shown.run,
+            on_teacher=shown.teacher,
+            on_step=shown.step,
         )
     show_summary(summarize(find_runs(output)), output)
     for failure in failures:
@@ -207,6 +239,33 @@ def export(
 
     difference = export_student(run, output, file_format, load_recipe(recipe) if recipe else None)
     console.print(f"{output}: checked, largest relative difference of a logit {difference:.1e}")
+
+
+@app.command(epilog=_example("dotkd analyze comparison/kd/seed-0 comparison/kd-dot/seed-0 --parts landscape"))
+@ends_well
+def analyze(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders of finished runs.")],
+    parts: Annotated[
+        str, typer.Option(help="Out of landscape, sharpness, quality and cost, separated by commas.")
+    ] = "landscape,sharpness,quality,cost",
+    images: Annotated[
+        int, typer.Option(min=16, help="Images to measure on, of validation or, without it, test.")
+    ] = 1000,
+    grid: Annotated[int, typer.Option(min=3, help="Points along each side of a surface, odd.")] = 15,
+) -> None:
+    """Measure losses' surfaces, curvature, calibration, robustness and cost, into the run folders."""
+    from dotkd.analyze import analyze as analyze_run
+    from dotkd.cli.show import bars, console
+
+    wanted = [part.strip() for part in parts.split(",")]
+    with bars(len(runs) * len(wanted)) as shown:
+        for run in runs:
+
+            def on_part(part: str, arm: str = f"{run.parent.name}/{run.name}") -> None:
+                shown.run(f"{arm}: {part}", None)
+
+            analyze_run(run, parts=wanted, images=images, grid=grid, on_part=on_part)
+            console.print(f"{run / 'analysis.json'}", soft_wrap=True)
 
 
 recipes_app = typer.Typer(

@@ -25,14 +25,15 @@ class Bars:
         self._run = progress.add_task("", total=None)
         self._started, self._total = 0, runs
 
-    def run(self, arm: str, seed: int) -> None:
-        """Show that a run begins."""
+    def run(self, arm: str, seed: int | None) -> None:
+        """Show that a run, or a part of the work on one, begins."""
         if self._all is not None:
             self._progress.update(self._all, completed=self._started)
         self._started += 1
-        self._progress.update(self._run, description=f"{arm}, seed {seed}", completed=0)
+        named = arm if seed is None else f"{arm}, seed {seed}"
+        self._progress.update(self._run, description=named, completed=0)
         if not console.is_terminal and self._total > 1:
-            console.print(f"run {self._started} of {self._total}: {arm}, seed {seed}", soft_wrap=True)
+            console.print(f"run {self._started} of {self._total}: {named}", soft_wrap=True)
 
     def teacher(self, arm: str) -> None:
         """Show that the teacher of an arm is trained first."""

@@ -1,26 +1,35 @@
 """Data: sources of images, and the batch they are handed on in.
 
-A source gives ``Splits`` of ``ImageData``; ``ImageData`` gives a ``Batch``. All randomness comes
-from generators that the caller passes in or from a seed; torch's global one is left alone.
+A source gives ``Splits`` of ``ImageData``, or of ``StreamedImages`` where memory could not hold them;
+both give a ``Batch``. All randomness comes from generators that the caller passes in or from a seed;
+torch's global one is left alone.
 """
 
 from dotkd.data.augment import crop_flip
+from dotkd.data.base import DataFacts, Images
 from dotkd.data.batch import Batch
 from dotkd.data.cifar import load_cifar, load_cifar10, load_cifar100
 from dotkd.data.digits import load_digits
 from dotkd.data.folders import load_folder
+from dotkd.data.hub_images import load_hub
+from dotkd.data.imagenet import load_imagenet
 from dotkd.data.images import ImageData
 from dotkd.data.label_noise import add_label_noise
-from dotkd.data.sources import DATA_SETS, DataFacts, data_facts, load_data
+from dotkd.data.sources import DATA_SETS, data_facts, load_data
 from dotkd.data.splits import Splits
+from dotkd.data.stream import StreamedImages
 from dotkd.data.tiny_imagenet import load_tiny_imagenet
+from dotkd.data.views import RandomResizedCrop
 
 __all__ = [
     "DATA_SETS",
     "Batch",
     "DataFacts",
     "ImageData",
+    "Images",
+    "RandomResizedCrop",
     "Splits",
+    "StreamedImages",
     "add_label_noise",
     "crop_flip",
     "data_facts",
@@ -30,5 +39,7 @@ __all__ = [
     "load_data",
     "load_digits",
     "load_folder",
+    "load_hub",
+    "load_imagenet",
     "load_tiny_imagenet",
 ]

@@ -4,7 +4,7 @@ Here belong the names of the steps, their numbers and how they follow each other
 is in the files ``augment*``.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -15,9 +15,9 @@ from dotkd.data.augment import crop_flip
 from dotkd.data.augment_geometry import cutout, random_resized_crop, rotate
 from dotkd.data.augment_mix import cutmix, mixup
 from dotkd.data.augment_policy import rand_augment
+from dotkd.data.base import Augment
+from dotkd.data.views import RandomResizedCrop
 from dotkd.errors import BadInput, unknown
-
-Views = Callable[[Tensor], tuple[Tensor, Tensor | None]]
 
 
 class _Kind(NamedTuple):
@@ -48,6 +48,7 @@ STEPS = {
 }
 _MIXING = ("mixup", "cutmix")
 _COUNTABLE = ("crop-flip", "flip")
+_WHOLE = "resized-crop"
 
 
 class Step(NamedTuple):
@@ -105,17 +106,33 @@ class Augmentation:
     def _pad(self) -> int:
         return int(self.steps[0].number or 0)
 
-    def views(self, generator: torch.Generator) -> Views | None:
-        """Make the function that :meth:`dotkd.data.ImageData.batches` applies to the pixels of a batch.
+    def views(
+        self, generator: torch.Generator, *, streamed: bool = False
+    ) -> Augment | RandomResizedCrop | None:
+        """Make what the ``augment`` of :meth:`dotkd.data.Images.batches` is to be.
+
+        Of streamed images ``resized-crop`` cuts a box out of the whole image, in the worker that decodes it;
+        all other steps, and all of images in memory, are applied to whole batches.
 
         Args:
             generator: Where the random numbers come from.
+            streamed: Whether the images come from files, each of a size of its own.
 
         Returns:
-            From pixels to as many changed ones and the numbers of their views, which are None where they
-            cannot be counted; None where there is nothing to do.
+            None where there is nothing to do.
+
+        Raises:
+            BadInput: Images are streamed and ``resized-crop`` is not the first step.
         """
         changes = [step for step in self.steps if step.name not in _MIXING]
+        if streamed and any(step.name == _WHOLE for step in changes):
+            if changes[0].name != _WHOLE:
+                raise BadInput(f"{_WHOLE} must be the first step for images that are streamed from files")
+            rest = self._applied(changes[1:], generator)
+            return RandomResizedCrop(generator, scale=(changes[0].number or 0.0, 1.0), flip=0.0, then=rest)
+        return self._applied(changes, generator)
+
+    def _applied(self, changes: Sequence[Step], generator: torch.Generator) -> Augment | None:
         if not changes:
             return None
         if self._countable:
@@ -183,7 +200,7 @@ def _changed(step: Step, pixels: Tensor, generator: torch.Generator) -> Tensor:
         return crop_flip(pixels, generator=generator, pad=int(number))[0]
     if step.name == "rotate":
         return rotate(pixels, generator=generator, degrees=number)
-    if step.name == "resized-crop":
+    if step.name == _WHOLE:
         height, width = pixels.shape[2:]
         return random_resized_crop(pixels, (height, width), generator=generator, scale=(number, 1.0))
     if step.name == "cutout":

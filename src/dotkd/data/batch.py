@@ -26,7 +26,8 @@ class Batch:
         images: [B, C, H, W], floating point, in [0, 1].
         labels: [B], int64, class numbers.
         index: [B], int64, sample numbers; they survive every split and shuffle.
-        view: [B], int64, which augmentation was drawn for each image; None where none was.
+        view: [B], int64, which augmentation was drawn for each image; None where none was, or where
+            there are too many to number.
 
     Raises:
         ValueError: if a dtype or a shape is another; the range of the images is not looked at,

@@ -6,26 +6,26 @@ its class in ``label`` or ``fine_label``. The batches of the authors are read in
 """
 
 import hashlib
-import importlib
-import io
 import json
-import re
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dotkd.data.cache import Arrays, cached
 from dotkd.data.cifar_batches import find_batches, read_batches
-from dotkd.data.splits import Splits, check_split, from_arrays, make_splits
-from dotkd.errors import BadInput, missing_extra
+from dotkd.data.decode import decode
+from dotkd.data.hub import download, first_line, is_hub_name, library
+from dotkd.data.images import ImageData
+from dotkd.data.splits import SplitOptions, Splits, from_arrays, load_splits
+from dotkd.data.store import to_planes
+from dotkd.errors import BadInput
 
 _FORMATS = ("PNG", "WEBP")  # copies of the data set are found in both
 _SPLITS = ("train", "test")
-_HUB_NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 
 _Files = dict[str, list[Path]]
 
@@ -44,15 +44,7 @@ _LAYOUTS = {
 }
 
 
-def load_cifar(
-    root: str | Path,
-    *,
-    classes: int = 100,
-    validation: int = 0,
-    label_noise: float = 0.0,
-    train_images: int = 0,
-    seed: int = 0,
-) -> Splits:
+def load_cifar(root: str | Path, *, classes: int = 100, **split: Unpack[SplitOptions]) -> Splits[ImageData]:
     """Load CIFAR: colour images of 32x32 pixels, 50,000 to train and 10,000 to test.
 
     ``root`` holds ``train-*.parquet`` and ``test-*.parquet``, itself or in the folder of the hub
@@ -72,11 +64,7 @@ def load_cifar(
         root: a folder, or where there is none of that name, a data set of the hub as
             ``"owner/name"``, which is downloaded.
         classes: 100 or 10.
-        validation: how many training images to set aside for validation.
-        label_noise: share of the training labels to replace by a wrong class, in [0, 1]; see
-            :func:`dotkd.data.add_label_noise`.
-        train_images: how many of the other images to train on; 0 for all of them.
-        seed: draws validation, training images and noise; at least 0.
+        **split: see :class:`dotkd.data.splits.SplitOptions`.
 
     Returns:
         The splits, each in the order of the files; ``validation`` is None where it is 0 images.
@@ -97,30 +85,15 @@ def load_cifar(
     """
     if classes not in _LAYOUTS:
         raise ValueError(f"classes must be 10 or 100, got {classes!r}")
-    # What can be refused without the files is refused before they are read.
-    check_split(validation=validation, label_noise=label_noise, train_images=train_images, seed=seed)
-    rest, test = from_arrays(_load(root, _LAYOUTS[classes]))
-    return make_splits(
-        rest, test, validation=validation, label_noise=label_noise, train_images=train_images, seed=seed
-    )
+    return load_splits(lambda: from_arrays(_load(root, _LAYOUTS[classes])), **split)
 
 
-def load_cifar10(
-    root: str | Path,
-    *,
-    validation: int = 0,
-    label_noise: float = 0.0,
-    train_images: int = 0,
-    seed: int = 0,
-) -> Splits:
+def load_cifar10(root: str | Path, **split: Unpack[SplitOptions]) -> Splits[ImageData]:
     """Load CIFAR-10: :func:`load_cifar` with 10 classes.
 
     Args:
         root: as there; ``"uoft-cs/cifar10"`` on the hub.
-        validation: how many training images to set aside for validation.
-        label_noise: share of the training labels to replace by a wrong class, in [0, 1].
-        train_images: how many of the other images to train on; 0 for all of them.
-        seed: draws validation, training images and noise; at least 0.
+        **split: see :class:`dotkd.data.splits.SplitOptions`.
 
     Returns:
         The splits, each in the order of the files; ``validation`` is None where it is 0 images.
@@ -129,32 +102,15 @@ def load_cifar10(
         >>> load_cifar10("uoft-cs/cifar10").train  # doctest: +SKIP
         ImageData(50000 images of [3, 32, 32], 10 classes)
     """
-    return load_cifar(
-        root,
-        classes=10,
-        validation=validation,
-        label_noise=label_noise,
-        train_images=train_images,
-        seed=seed,
-    )
+    return load_cifar(root, classes=10, **split)
 
 
-def load_cifar100(
-    root: str | Path,
-    *,
-    validation: int = 0,
-    label_noise: float = 0.0,
-    train_images: int = 0,
-    seed: int = 0,
-) -> Splits:
+def load_cifar100(root: str | Path, **split: Unpack[SplitOptions]) -> Splits[ImageData]:
     """Load CIFAR-100: :func:`load_cifar` with 100 classes.
 
     Args:
         root: as there; ``"uoft-cs/cifar100"`` on the hub.
-        validation: how many training images to set aside for validation.
-        label_noise: share of the training labels to replace by a wrong class, in [0, 1].
-        train_images: how many of the other images to train on; 0 for all of them.
-        seed: draws validation, training images and noise; at least 0.
+        **split: see :class:`dotkd.data.splits.SplitOptions`.
 
     Returns:
         The splits, each in the order of the files; ``validation`` is None where it is 0 images.
@@ -164,14 +120,7 @@ def load_cifar100(
         >>> splits.train  # doctest: +SKIP
         ImageData(45000 images of [3, 32, 32], 100 classes)
     """
-    return load_cifar(
-        root,
-        classes=100,
-        validation=validation,
-        label_noise=label_noise,
-        train_images=train_images,
-        seed=seed,
-    )
+    return load_cifar(root, classes=100, **split)
 
 
 # ---------------------------------------------------------------- which files
@@ -191,9 +140,8 @@ def _load(root: str | Path, layout: _Layout) -> Arrays:
                 "root must hold train-*.parquet and test-*.parquet, itself or in "
                 f"{'/ or '.join(layout.subfolders)}/; {folder} holds {there or 'nothing'}"
             )
-    # Where the first half is a folder here, a path was meant, and the hub need not be asked.
-    elif isinstance(root, str) and _HUB_NAME.fullmatch(root) and not folder.parent.exists():
-        files = _download(root, layout)
+    elif is_hub_name(root):
+        files = _download(str(root), layout)
     else:
         raise BadInput(
             f"root must be a folder with the parquet files of {layout.title} or the name of a data set of "
@@ -216,23 +164,11 @@ def _find(folder: Path, layout: _Layout) -> _Files | None:
 
 
 def _download(name: str, layout: _Layout) -> _Files:
-    datasets = _library("datasets", layout)
-    try:
-        parts = datasets.load_dataset(name)
-        return {split: [Path(file["filename"]) for file in parts[split].cache_files] for split in _SPLITS}
-    except Exception as error:  # of the network, of the hub, of its cache: each has types of its own
-        raise BadInput(
-            f"root {name!r} is no folder here, and as a data set of the hub it cannot be loaded: "
-            f"{_first_line(error)}"
-        ) from error
-
-
-def _library(name: str, layout: _Layout) -> Any:
-    # By name, since the extra is optional, for the type checker too.
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        raise missing_extra(layout.title, "hub") from error
+    parts = download(name, layout.title)
+    missing = [split for split in _SPLITS if split not in parts]
+    if missing:
+        raise BadInput(f"root {name!r} must have the splits train and test, has only {', '.join(parts)}")
+    return {split: [Path(file["filename"]) for file in parts[split].cache_files] for split in _SPLITS}
 
 
 # ---------------------------------------------------------------- from files to images
@@ -255,7 +191,7 @@ def _decode(files: _Files, layout: _Layout) -> Arrays:
             if not np.array_equal(arrays.setdefault("classes", names), names):
                 raise BadInput(f"{path} has other class names than {files[_SPLITS[0]][0]}")
         arrays[f"{split}_pixels"] = np.concatenate(
-            [_pixels(path, table, layout) for path, table in zip(paths, tables, strict=True)]
+            [_pixels(path, table) for path, table in zip(paths, tables, strict=True)]
         )
         arrays[f"{split}_labels"] = np.concatenate(
             [_labels(path, table, layout) for path, table in zip(paths, tables, strict=True)]
@@ -266,7 +202,7 @@ def _decode(files: _Files, layout: _Layout) -> Arrays:
 
 
 def _read_table(path: Path, layout: _Layout) -> Any:
-    arrow, parquet = _library("pyarrow", layout), _library("pyarrow.parquet", layout)
+    arrow, parquet = library("pyarrow", layout.title), library("pyarrow.parquet", layout.title)
     try:
         if path.suffix == ".arrow":  # how the library of the hub keeps what it has downloaded
             with path.open("rb") as file:
@@ -276,7 +212,7 @@ def _read_table(path: Path, layout: _Layout) -> Any:
                 table = file.read()
     except (OSError, arrow.ArrowException) as error:
         kind = path.suffix.removeprefix(".")
-        raise BadInput(f"{path} is broken or no {kind} file: {_first_line(error)}") from error
+        raise BadInput(f"{path} is broken or no {kind} file: {first_line(error)}") from error
     for column in ("img", layout.label):
         if column not in table.column_names:
             raise BadInput(f"{path} must have a column {column!r}, has only {', '.join(table.column_names)}")
@@ -308,21 +244,15 @@ def _labels(path: Path, table: Any, layout: _Layout) -> NDArray[np.int64]:
     return np.array(labels, dtype=np.int64)
 
 
-def _pixels(path: Path, table: Any, layout: _Layout) -> NDArray[np.uint8]:
-    pillow = _library("PIL.Image", layout)
-    pixels = np.empty((len(table), 32, 32, 3), dtype=np.uint8)
+def _pixels(path: Path, table: Any) -> NDArray[np.uint8]:
+    pixels = np.empty((len(table), 3, 32, 32), dtype=np.uint8)
     for row, cell in enumerate(table["img"].to_pylist()):
         try:
-            image = pillow.open(io.BytesIO(cell["bytes"]), formats=_FORMATS)
-            found = f"{image.width}x{image.height} {image.mode}"
-            if found == "32x32 RGB":
-                pixels[row] = np.asarray(image)
-        except Exception as error:  # Pillow raises many types on broken bytes
+            image, mode = decode(cell["bytes"], "img", formats=_FORMATS)
+        except (BadInput, TypeError, KeyError) as error:  # no image, no cell, no bytes in it
             raise BadInput(f"{path}, row {row}: img is no PNG or WebP image that can be decoded") from error
-        if found != "32x32 RGB":
+        if image.size != (32, 32) or mode != "RGB":
+            found = f"{image.width}x{image.height} {mode}"
             raise BadInput(f"{path}, row {row}: img must be 32x32 RGB, got {found}")
-    return np.ascontiguousarray(pixels.transpose(0, 3, 1, 2))
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)
+        pixels[row] = to_planes(image)
+    return pixels

@@ -1,255 +1,167 @@
 """Image files in class folders: a data set of one's own.
 
-Here belongs the way from such folders to splits, and what any source of many small image files
-needs: decoding to RGB of one size, and the key under which the result is kept.
+Here belongs the way from such folders to splits, in memory or streamed.
 """
 
-import hashlib
-from collections.abc import Iterable, Sequence
 from functools import partial
+from itertools import chain
 from pathlib import Path
-from typing import NamedTuple
+from typing import Unpack
 
 import numpy as np
-from numpy.typing import NDArray
+import torch
 
+from dotkd.data._checks import check_integer
+from dotkd.data.base import DataFacts, Images
 from dotkd.data.cache import Arrays, cached
-from dotkd.data.splits import Splits, check_split, from_arrays, make_splits
+from dotkd.data.files import ClassFiles, ImageFiles, check_same_classes, list_classes, some
+from dotkd.data.splits import SplitOptions, Splits, from_arrays, load_splits
+from dotkd.data.store import stack_parts
+from dotkd.data.stream import StreamedImages
 from dotkd.errors import BadInput
-
-_FORMATS = ("PNG", "JPEG", "WEBP", "BMP")
-_ENDINGS = (".bmp", ".jpeg", ".jpg", ".png", ".webp")
-# What Pillow turns into eight bits a channel without clipping.
-_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr")
-
-_Parts = dict[str, dict[str, list[Path]]]
-
-
-class FolderShape(NamedTuple):
-    """What is seen of a folder without decoding it.
-
-    Args:
-        height: of the first image.
-        width: of the first image.
-        classes: how many class folders there are.
-        train_images: how many image files there are in ``train/``.
-        test_images: how many there are in ``test/`` or ``val/``.
-    """
-
-    height: int
-    width: int
-    classes: int
-    train_images: int
-    test_images: int
 
 
 def load_folder(
     root: str | Path,
     *,
-    validation: int = 0,
-    label_noise: float = 0.0,
-    train_images: int = 0,
-    seed: int = 0,
-) -> Splits:
-    """Load images of any kind from class folders, all of one size.
+    image_size: int = 0,
+    stream: bool = False,
+    workers: int | None = None,
+    **split: Unpack[SplitOptions],
+) -> Splits[Images]:
+    """Load images of any kind from class folders.
 
     ``root`` holds ``train/<class>/`` and ``test/<class>/``, or ``val/<class>/`` where there is no
     ``test/``, with files that end in png, jpg, jpeg, webp or bmp, in small or capital letters;
     other files and hidden ones are passed over. Classes are the folder names, sorted, the same in
     both parts; images follow in the order of classes and file names. Everything becomes RGB with
-    eight bits a channel; transparency is dropped. Nothing is resized. All images lie in memory.
+    eight bits a channel; see :func:`dotkd.data.decode.decode`.
 
-    The images are decoded once and kept in a cache; see :func:`fingerprint`.
+    Without ``image_size`` all images must be of one size. With it, each becomes a square: its
+    middle, resized as :func:`dotkd.data.views.centre_view` does. Either way they are decoded once,
+    kept in a cache (see :meth:`dotkd.data.files.ImageFiles.fingerprint`), and lie in memory, with 3
+    bytes a pixel. With ``stream`` they stay in their files: memory holds any number of them, and
+    training may see random boxes of the whole images (:class:`dotkd.data.RandomResizedCrop`).
 
     Args:
         root: the folder.
-        validation: how many training images to set aside for validation.
-        label_noise: share of the training labels to replace by a wrong class, in [0, 1]; see
-            :func:`dotkd.data.add_label_noise`.
-        train_images: how many of the other images to train on; 0 for all of them.
-        seed: draws validation, training images and noise; at least 0.
+        image_size: height and width to give all images; 0 leaves them as they are.
+        stream: whether to decode each image when it is needed, in worker processes.
+        workers: how many, with ``stream``; None for one on each CPU, at most 8.
+        **split: see :class:`dotkd.data.splits.SplitOptions`.
 
     Returns:
-        The splits; ``validation`` is None where it is 0 images.
+        The splits, of ImageData or StreamedImages; ``validation`` is None where it is 0 images.
 
     Raises:
         BadInput: if a folder is missing or empty, the classes differ, or a file is no image of
             the size of the first one.
+        ValueError: if another argument lies outside its range, or goes with ``stream`` only.
 
     Example:
         >>> load_folder("flowers", validation=500).train  # doctest: +SKIP
         ImageData(4500 images of [3, 64, 64], 17 classes)
+        >>> load_folder("birds", image_size=224, stream=True).train  # doctest: +SKIP
+        StreamedImages(5994 images of [3, 224, 224], 200 classes)
     """
-    check_split(validation=validation, label_noise=label_noise, train_images=train_images, seed=seed)
-    parts = _find(Path(root))
-    key = fingerprint(
-        Path(root), (path for part in parts.values() for files in part.values() for path in files)
-    )
-    rest, test = from_arrays(cached(f"folder-v1-{key}", partial(_decode, parts)))
-    return make_splits(
-        rest, test, validation=validation, label_noise=label_noise, train_images=train_images, seed=seed
-    )
+    check_streaming(image_size, stream, workers)
+    return load_splits(lambda: _load(Path(root), image_size, stream, workers), **split)
 
 
-def folder_shape(root: str | Path) -> FolderShape:
-    """Look at the names in a folder and at the head of the first image.
+def check_streaming(image_size: int, stream: bool, workers: int | None) -> None:
+    """Refuse a size, or options of streaming, that do not go together.
+
+    Args:
+        image_size: 0 or the size of the views.
+        stream: whether images are streamed.
+        workers: how many processes decode them, or None.
+
+    Raises:
+        ValueError: if they do not.
+    """
+    check_integer("image_size", image_size, low=0)
+    if stream and not image_size:
+        raise ValueError("image_size must be at least 1 for images that are streamed, got 0")
+    if workers is not None and not stream:
+        raise ValueError(f"workers must be left out where images are not streamed, got {workers}")
+
+
+def folder_facts(root: str | Path, *, image_size: int = 0) -> DataFacts:
+    """Look at the names in a folder and, without ``image_size``, at the first image.
 
     Args:
         root: as for :func:`load_folder`.
+        image_size: height and width of all images, or 0.
 
     Returns:
-        What is known then; whether the other images are alike is not looked at.
+        Its facts; whether all images are alike is not looked at.
     """
     parts = _find(Path(root))
-    first = next(iter(parts["train"].values()))[0]
-    height, width = _read_image(first).shape[:2]
+    files = _files(Path(root), parts["train"])
+    width, height = (image_size, image_size) if image_size else files.read(files.key(0)).size
     train, test = (sum(map(len, part.values())) for part in parts.values())
-    return FolderShape(height, width, len(parts["train"]), train, test)
+    return DataFacts(3, height, width, len(parts["train"]), train, test)
 
 
-def _find(root: Path) -> _Parts:
+def stream_parts(
+    root: Path, parts: dict[str, ClassFiles], size: int, workers: int | None
+) -> tuple[StreamedImages, StreamedImages]:
+    """Make the two parts of a source whose class folders are known.
+
+    Args:
+        root: the folder that the paths are below.
+        parts: ``train`` and ``test``, each class -> paths.
+        size: of the views.
+        workers: how many processes decode.
+
+    Returns:
+        All images that are not for the test, and the test split.
+    """
+
+    def streamed(part: ClassFiles) -> StreamedImages:
+        labels = torch.from_numpy(_labels(part))
+        return StreamedImages(_files(root, part), labels, tuple(part), size, workers=workers)
+
+    return streamed(parts["train"]), streamed(parts["test"])
+
+
+def _load(root: Path, size: int, stream: bool, workers: int | None) -> tuple[Images, Images]:
+    parts = _find(root)
+    if stream:
+        return stream_parts(root, parts, size, workers)
+    names = (files for part in parts.values() for files in part.values())
+    everything = ImageFiles(root, chain.from_iterable(names))
+    key = f"folder-v1-{everything.fingerprint()}" + (f"-{size}" if size else "")
+    return from_arrays(cached(key, partial(_decode, root, parts, size)))
+
+
+def _find(root: Path) -> dict[str, ClassFiles]:
     other = "test" if (root / "test").is_dir() else "val"
     if not (root / "train").is_dir() or not (root / other).is_dir():
-        there = "is no folder" if not root.is_dir() else f"holds {_listing(root)}"
+        held = some(path.name for path in root.iterdir()) if root.is_dir() else ""
+        there = f"holds {held or 'nothing'}" if root.is_dir() else "is no folder"
         raise BadInput(
             f"root must hold train/ and test/ (or val/), each with one folder for each class; {root} {there}"
         )
-    parts = {"train": _classes(root / "train"), "test": _classes(root / other)}
-    missing, besides = parts["train"].keys() - parts["test"], parts["test"].keys() - parts["train"]
-    if missing or besides:
-        lacks = f" lacks {_some(missing)}" if missing else ""
-        has = f" has also {_some(besides)}" if besides else ""
-        raise BadInput(
-            f"{root / other} must have the same class folders as {root / 'train'}; it"
-            f"{lacks}{' and' if lacks and has else ''}{has}"
-        )
+    parts = {"train": list_classes(root, "train"), "test": list_classes(root, other)}
+    check_same_classes(root / "train", root / other, *parts.values())
     return parts
 
 
-def _classes(folder: Path) -> dict[str, list[Path]]:
-    names = sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
-    if len(names) < 2:
-        raise BadInput(
-            f"{folder} must hold at least two folders, one for each class; it has {_some(names) or 'none'}"
-        )
-    return {name: image_files(folder / name) for name in names}
+def _files(root: Path, part: ClassFiles) -> ImageFiles:
+    return ImageFiles(root, chain.from_iterable(part.values()))
 
 
-def _listing(folder: Path) -> str:
-    return _some(path.name for path in folder.iterdir()) or "nothing"
+def _labels(part: ClassFiles) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+    return np.repeat(np.arange(len(part), dtype=np.int64), [len(names) for names in part.values()])
 
 
-def _some(names: Iterable[str]) -> str:
-    ordered = sorted(names)
-    return ", ".join(ordered[:5]) + (", ..." if len(ordered) > 5 else "")
-
-
-def _decode(parts: _Parts) -> Arrays:
-    arrays: Arrays = {"classes": np.array(list(parts["train"]))}
-    first = next(iter(parts["train"].values()))[0]
-    for split, part in parts.items():
-        arrays[f"{split}_pixels"] = read_images([path for files in part.values() for path in files], first)
-        arrays[f"{split}_labels"] = np.repeat(np.arange(len(part)), [len(files) for files in part.values()])
-    return arrays
-
-
-# ---------------------------------------------------------------- for any source of image files
-
-
-def image_files(folder: Path) -> list[Path]:
-    """List the images of a folder.
-
-    Args:
-        folder: where they lie, not in folders below.
-
-    Returns:
-        The files in the order of their names, at least one.
-
-    Raises:
-        BadInput: if there is none, or the folder cannot be read.
-    """
-    try:
-        names = sorted(path.name for path in folder.iterdir())
-    except OSError as error:
-        raise BadInput(f"{folder} cannot be read: {error.strerror}") from error
-    files = [folder / name for name in names if name.lower().endswith(_ENDINGS) and not name.startswith(".")]
-    if not files:
-        raise BadInput(
-            f"{folder} must hold at least one image ({', '.join(_ENDINGS)}), "
-            f"holds {_some(names) or 'nothing'}"
-        )
-    return files
-
-
-def fingerprint(root: Path, files: Iterable[Path]) -> str:
-    """Make the key under which the decoded images are kept.
-
-    It is a checksum over name, size and time of change of each file, in the order given. Their
-    bytes are not read: that is most of the time that the cache is there to save, and minutes for
-    100,000 small files on a network disk. A file that is written anew has another time; only one
-    of the same size whose time was set back by hand passes unseen. Unpacking an archive keeps the
-    times, so a fresh copy of a data set finds what an older one has left.
-
-    Args:
-        root: the folder that the names are relative to.
-        files: all files that count.
-
-    Returns:
-        64 hexadecimal digits.
-
-    Raises:
-        BadInput: if a file cannot be read.
-    """
-    digest = hashlib.sha256()
-    for path in files:
-        try:
-            facts = path.stat()
-        except OSError as error:
-            raise BadInput(f"{path} cannot be read: {error.strerror}") from error
-        name = path.relative_to(root).as_posix()
-        digest.update(f"{name}\0{facts.st_size}\0{facts.st_mtime_ns}\n".encode("utf-8", "surrogateescape"))
-    return digest.hexdigest()
-
-
-def read_images(paths: Sequence[Path], first: Path | None = None, size: int = 0) -> NDArray[np.uint8]:
-    """Decode images of one size.
-
-    Args:
-        paths: the files, at least one.
-        first: the image whose size is right; None where ``size`` says it.
-        size: height and width.
-
-    Returns:
-        [N, 3, H, W], uint8.
-
-    Raises:
-        BadInput: if a file is no such image.
-    """
-    height, width = (size, size) if first is None else _read_image(first).shape[:2]
-    why = "" if first is None else f", the size of {first}"
-    pixels = np.empty((len(paths), 3, height, width), dtype=np.uint8)
-    for row, path in enumerate(paths):
-        image = _read_image(path)
-        if image.shape[:2] != (height, width):
-            raise BadInput(
-                f"{path} must be {width}x{height}{why}, got {image.shape[1]}x{image.shape[0]}: "
-                "resize all images to one size beforehand"
-            )
-        pixels[row] = image.transpose(2, 0, 1)
-    return pixels
-
-
-def _read_image(path: Path) -> NDArray[np.uint8]:
-    from PIL import Image
-
-    try:
-        with Image.open(path, formats=_FORMATS) as file:
-            mode = file.mode
-            # Pillow warns of transparency that a palette loses on the direct way.
-            clear = file.convert("RGBA") if mode == "P" and "transparency" in file.info else file
-            pixels = np.asarray(clear.convert("RGB")) if mode in _MODES else None
-    except Exception as error:  # Pillow raises many types on broken bytes
-        raise BadInput(f"{path} is no image that can be decoded (PNG, JPEG, WebP or BMP)") from error
-    if pixels is None:
-        raise BadInput(f"{path} must have 8 bits a channel, has the mode {mode}")
-    return pixels
+def _decode(root: Path, parts: dict[str, ClassFiles], size: int) -> Arrays:
+    train, test = stack_parts(_files(root, parts["train"]), _files(root, parts["test"]), size)
+    return {
+        "classes": np.array(list(parts["train"])),
+        "train_pixels": train,
+        "train_labels": _labels(parts["train"]),
+        "test_pixels": test,
+        "test_labels": _labels(parts["test"]),
+    }

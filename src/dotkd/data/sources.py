@@ -4,108 +4,165 @@ Here belongs what a recipe may ask for by name; how a data set is read lives in 
 """
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, Unpack
 
+from dotkd.data.base import DataFacts, Images
 from dotkd.data.cifar import load_cifar10, load_cifar100
 from dotkd.data.digits import load_digits
-from dotkd.data.folders import folder_shape, load_folder
-from dotkd.data.splits import Splits
+from dotkd.data.folders import folder_facts, load_folder
+from dotkd.data.hub_images import hub_facts, load_hub
+from dotkd.data.imagenet import load_imagenet
+from dotkd.data.splits import SplitOptions, Splits
 from dotkd.data.tiny_imagenet import load_tiny_imagenet
 from dotkd.errors import BadInput, unknown
 
-
-class DataFacts(NamedTuple):
-    """What is known of a data set before it is loaded; 0 for what is not.
-
-    Args:
-        channels: of an image.
-        height: of an image, in pixels.
-        width: of an image, in pixels.
-        num_classes: how many classes there are.
-        train_images: how many images there are to train and to validate on.
-        test_images: how many images there are in the test split.
-
-    Example:
-        >>> facts = DataFacts(1, 8, 8, 10, 1400, 397)
-        >>> facts.num_classes
-        10
-    """
-
-    channels: int
-    height: int
-    width: int
-    num_classes: int
-    train_images: int
-    test_images: int
+# The options of load_data that only some sources read.
+_SIZE = ("image_size",)
+_STREAM = ("stream", "workers")
+_NAMES = ("image_column", "label_column", "train_split", "test_split", "config")
 
 
-_FACTS = {
-    "cifar10": DataFacts(3, 32, 32, 10, 50_000, 10_000),
-    "cifar100": DataFacts(3, 32, 32, 100, 50_000, 10_000),
-    "digits": DataFacts(1, 8, 8, 10, 1_400, 397),
-    "folder": DataFacts(3, 0, 0, 0, 0, 0),
-    "tiny_imagenet": DataFacts(3, 64, 64, 200, 100_000, 10_000),
+class _Source(NamedTuple):
+    facts: DataFacts
+    root: str  # what must be given for it
+    reads: tuple[str, ...]
+    because: str  # why it reads no other options
+
+
+_SOURCES = {
+    "cifar10": _Source(
+        DataFacts(3, 32, 32, 10, 50_000, 10_000),
+        "a folder with the parquet files of CIFAR-10 or the hub name 'uoft-cs/cifar10'",
+        (),
+        "which has one form",
+    ),
+    "cifar100": _Source(
+        DataFacts(3, 32, 32, 100, 50_000, 10_000),
+        "a folder with the parquet files of CIFAR-100 or the hub name 'uoft-cs/cifar100'",
+        (),
+        "which has one form",
+    ),
+    "digits": _Source(DataFacts(1, 8, 8, 10, 1_400, 397), "", (), "which ship whole with the package"),
+    "folder": _Source(
+        DataFacts(3, 0, 0, 0, 0, 0),
+        "a folder with train/ and test/ (or val/), each with one folder for each class",
+        _SIZE + _STREAM,
+        "whose files have no columns",
+    ),
+    "hub": _Source(
+        DataFacts(3, 0, 0, 0, 0, 0),
+        "a folder with parquet files or the name of a data set of the hub, such as 'owner/name'",
+        _SIZE + _STREAM + _NAMES,
+        "",
+    ),
+    "imagenet": _Source(
+        DataFacts(3, 224, 224, 1000, 1_281_167, 50_000),
+        "the folder that holds train/ and val/ of ImageNet",
+        (*_SIZE, "workers"),
+        "which is streamed from class folders",
+    ),
+    "tiny_imagenet": _Source(
+        DataFacts(3, 64, 64, 200, 100_000, 10_000),
+        "the folder tiny-imagenet-200 or the one above",
+        (),
+        "which has one form",
+    ),
 }
-_ROOTS = {
-    "cifar10": "a folder with the parquet files of CIFAR-10 or the hub name 'uoft-cs/cifar10'",
-    "cifar100": "a folder with the parquet files of CIFAR-100 or the hub name 'uoft-cs/cifar100'",
-    "folder": "a folder with train/ and test/ (or val/), each with one folder for each class",
-    "tiny_imagenet": "the folder tiny-imagenet-200 or the one above",
-}
 
-DATA_SETS: tuple[str, ...] = tuple(_FACTS)
+DATA_SETS: tuple[str, ...] = tuple(_SOURCES)
 
 
-def data_facts(name: str, root: str | Path = "") -> DataFacts:
+def data_facts(
+    name: str,
+    root: str | Path = "",
+    *,
+    image_size: int = 0,
+    image_column: str = "image",
+    label_column: str = "label",
+    train_split: str = "train",
+    test_split: str = "test",
+    config: str = "",
+) -> DataFacts:
     """Say what a data set looks like, without loading it.
 
-    What ``"folder"`` holds, its files alone know: with ``root``, their names are listed and the
-    first image is opened; without, only that the images will have 3 channels is known, and the
-    other facts are 0.
+    What ``"folder"`` and ``"hub"`` hold, their files alone know: with ``root``, their names are
+    listed and, without ``image_size``, the first image is decoded (and a data set of the hub is
+    downloaded); without ``root``, only the channels and ``image_size`` are known, and the other
+    facts are 0.
 
     Args:
         name: one of ``DATA_SETS``.
-        root: where the files of ``"folder"`` are; the others need none.
+        root: where the files of ``"folder"`` and ``"hub"`` are; the others need none.
+        image_size: as for :func:`load_data`, and so are the others.
+        image_column: the column of ``"hub"`` with the images.
+        label_column: its column with the classes.
+        train_split: its split to train on.
+        test_split: its split to test on.
+        config: its configuration.
 
     Returns:
         Its facts.
 
     Raises:
-        BadInput: if there is no data set of that name, or ``root`` is no such folder.
+        BadInput: if there is no data set of that name, or it does not read an option, or ``root``
+            holds no such data set.
 
     Example:
         >>> data_facts("cifar100").num_classes
         100
+        >>> data_facts("imagenet", image_size=160)[:3]
+        (3, 160, 160)
     """
-    if name == "folder" and str(root):
-        shape = folder_shape(root)
-        return DataFacts(3, *shape)
-    if name in _FACTS:
-        return _FACTS[name]
-    raise BadInput(unknown("data set", name, DATA_SETS))
+    names = {
+        "image_column": image_column,
+        "label_column": label_column,
+        "train_split": train_split,
+        "test_split": test_split,
+        "config": config,
+    }
+    given = _given(name, {"image_size": image_size, **names})
+    if str(root) and name == "folder":
+        return folder_facts(root, **given)
+    if str(root) and name == "hub":
+        return hub_facts(root, **given)
+    facts = _SOURCES[name].facts
+    return facts._replace(height=image_size, width=image_size) if image_size else facts
 
 
 def load_data(
     name: str,
     *,
     root: str | Path = "",
-    validation: int = 0,
-    label_noise: float = 0.0,
-    train_images: int = 0,
-    seed: int = 0,
-) -> Splits:
+    image_size: int = 0,
+    stream: bool = False,
+    workers: int | None = None,
+    image_column: str = "image",
+    label_column: str = "label",
+    train_split: str = "train",
+    test_split: str = "test",
+    config: str = "",
+    **split: Unpack[SplitOptions],
+) -> Splits[Images]:
     """Load a data set by its name.
 
     Args:
         name: one of ``DATA_SETS``.
         root: where the files are; see :func:`dotkd.data.load_cifar`,
-            :func:`dotkd.data.load_folder` and :func:`dotkd.data.load_tiny_imagenet`. Empty for
-            ``"digits"``, which ship with the package.
-        validation: how many training images to set aside for validation.
-        label_noise: share of the training labels to replace by a wrong class, in [0, 1].
-        train_images: how many of the other images to train on; 0 for all of them, which is what
-            ``"digits"`` has.
-        seed: for all that is drawn; at least 0.
+            :func:`dotkd.data.load_tiny_imagenet`, :func:`dotkd.data.load_imagenet`,
+            :func:`dotkd.data.load_folder` and :func:`dotkd.data.load_hub`. Empty for ``"digits"``,
+            which ship with the package.
+        image_size: height and width to give the images of ``"folder"``, ``"hub"`` and
+            ``"imagenet"``; 0 for their own, of ImageNet 224.
+        stream: whether the images of ``"folder"`` and ``"hub"`` stay in their files; those of
+            ImageNet do anyway.
+        workers: how many processes decode images that are streamed; None for one on each CPU, at
+            most 8.
+        image_column: the column of ``"hub"`` with the images.
+        label_column: its column with the classes.
+        train_split: its split to train and to validate on.
+        test_split: its split to test on.
+        config: its configuration, where it has several.
+        **split: see :class:`dotkd.data.splits.SplitOptions`; ``"digits"`` has no ``train_images``.
 
     Returns:
         The splits, as the loader of the data set gives them.
@@ -117,31 +174,64 @@ def load_data(
         >>> load_data("digits", validation=200).train
         ImageData(1200 images of [1, 8, 8], 10 classes)
     """
-    data_facts(name)
+    options = {
+        "image_size": image_size,
+        "stream": stream,
+        "workers": workers,
+        "image_column": image_column,
+        "label_column": label_column,
+        "train_split": train_split,
+        "test_split": test_split,
+        "config": config,
+    }
+    given = _given(name, options)
     try:
         if name == "digits":
-            _only_for_others("root", root, "")
-            _only_for_others("train_images", train_images, 0)
-            return load_digits(validation=validation, label_noise=label_noise, seed=seed)
+            return _digits(root, **split)
         if not str(root):
-            raise BadInput(f"root must be {_ROOTS[name]}, got ''")
+            raise BadInput(f"root must be {_SOURCES[name].root}, got ''")
         load = {
             "cifar10": load_cifar10,
             "cifar100": load_cifar100,
             "folder": load_folder,
+            "hub": load_hub,
+            "imagenet": load_imagenet,
             "tiny_imagenet": load_tiny_imagenet,
         }[name]
-        return load(
-            root, validation=validation, label_noise=label_noise, train_images=train_images, seed=seed
-        )
+        splits: Splits[Images] = load(root, **given, **split)  # type: ignore[operator]
+        return splits
     except BadInput:
         raise
     except ValueError as error:
         raise BadInput(f"{name}: {error}") from error
 
 
-def _only_for_others(name: str, value: object, right: object) -> None:
-    if value != right:
-        raise BadInput(
-            f"{name} must be {right!r} for digits, which ship whole with the package; got {value!r}"
-        )
+def _given(name: str, options: dict[str, Any]) -> dict[str, Any]:
+    """Refuse what a source does not read; return what is not as it would be anyway."""
+    if name not in _SOURCES:
+        raise BadInput(unknown("data set", name, DATA_SETS))
+    source = _SOURCES[name]
+    defaults = load_data.__kwdefaults__ or {}
+    given = {key: value for key, value in options.items() if value != defaults[key]}
+    for key, value in given.items():
+        if key not in source.reads:
+            _refuse(key, defaults[key], name, value)
+    return given
+
+
+def _digits(
+    root: str | Path,
+    *,
+    validation: int = 0,
+    label_noise: float = 0.0,
+    train_images: int = 0,
+    seed: int = 0,
+) -> Splits[Images]:
+    for key, right, value in (("root", "", str(root)), ("train_images", 0, train_images)):
+        if value != right:
+            _refuse(key, right, "digits", value)
+    return load_digits(validation=validation, label_noise=label_noise, seed=seed)
+
+
+def _refuse(key: str, right: object, name: str, value: object) -> None:
+    raise BadInput(f"{key} must be {right!r} for {name}, {_SOURCES[name].because}; got {value!r}")

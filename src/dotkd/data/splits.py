@@ -4,20 +4,42 @@ Here belong the three parts as one type, the one way from two parts to three, an
 a part in which every class keeps its share.
 """
 
-from dataclasses import replace
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Generic, NamedTuple, TypedDict, TypeVar, Unpack
 
 import torch
 from torch import Tensor
 
 from dotkd.data._checks import check_int64_vector, check_integer, check_range, check_share
+from dotkd.data.base import Images
 from dotkd.data.cache import Arrays
 from dotkd.data.images import ImageData
 from dotkd.data.label_noise import add_label_noise
 from dotkd.data.randomness import random_stream
 
+Data = TypeVar("Data", bound=Images)
+Part = TypeVar("Part", bound=Images, covariant=True)
 
-class Splits(NamedTuple):
+
+class SplitOptions(TypedDict, total=False):
+    """What is drawn from a data set once its files are known: the same for every source.
+
+    Args:
+        validation: how many training images to set aside for validation; 0 where it is left out.
+        label_noise: share of the training labels to replace by a wrong class, in [0, 1]; see
+            :func:`dotkd.data.add_label_noise`; 0 where it is left out.
+        train_images: how many of the other images to train on; 0, for all of them, where it is left
+            out.
+        seed: draws validation, training images and noise; at least 0, and 0 where it is left out.
+    """
+
+    validation: int
+    label_noise: float
+    train_images: int
+    seed: int
+
+
+class Splits(NamedTuple, Generic[Part]):
     """The three parts of a data set.
 
     Hyper-parameters and the best epoch are chosen on ``validation``; ``test`` is read once, at
@@ -30,38 +52,42 @@ class Splits(NamedTuple):
         test: what the final number comes from.
     """
 
-    train: ImageData
-    validation: ImageData | None
-    test: ImageData
+    train: Part
+    validation: Part | None
+    test: Part
 
 
-def check_split(*, validation: Any, label_noise: Any, train_images: Any, seed: Any) -> None:
-    """Refuse what :func:`make_splits` would refuse of any data set, before files are read.
+def load_splits(read: Callable[[], tuple[Data, Data]], **split: Unpack[SplitOptions]) -> Splits[Data]:
+    """Read a source and draw its splits.
+
+    What can be refused without the files is refused before they are read, which may take minutes.
 
     Args:
-        validation: as there.
-        label_noise: as there.
-        train_images: as there.
-        seed: as there.
+        read: gives all images that are not for the test, and the test split.
+        **split: for :func:`make_splits`.
+
+    Returns:
+        The splits.
 
     Raises:
         ValueError: if an argument lies outside its range.
     """
-    check_integer("validation", validation, low=0)
-    check_integer("train_images", train_images, low=0)
-    check_share("label_noise", label_noise)
-    check_integer("seed", seed, low=0)
+    for name in ("validation", "train_images", "seed"):
+        check_integer(name, split.get(name, 0), low=0)
+    check_share("label_noise", split.get("label_noise", 0.0))
+    rest, test = read()
+    return make_splits(rest, test, **split)
 
 
 def make_splits(
-    rest: ImageData,
-    test: ImageData,
+    rest: Data,
+    test: Data,
     *,
     validation: int = 0,
     label_noise: float = 0.0,
     train_images: int = 0,
     seed: int = 0,
-) -> Splits:
+) -> Splits[Data]:
     """Draw the validation and the training images, then the noise on the training labels.
 
     The validation images come first, then the training images from the rest, both in the shares
@@ -103,10 +129,10 @@ def make_splits(
     labels = add_label_noise(
         train.labels, label_noise, num_classes=len(rest.classes), generator=streams["label_noise"]
     )
-    return Splits(replace(train, labels=labels), held_out, test)
+    return Splits(train.with_labels(labels), held_out, test)
 
 
-def divide(data: ImageData, positions: Tensor) -> tuple[ImageData, ImageData]:
+def divide(data: Data, positions: Tensor) -> tuple[Data, Data]:
     """Cut a data set in two.
 
     Args:

@@ -4,16 +4,19 @@ Here belongs the way from its folder to splits: which file shows what, and the n
 """
 
 import hashlib
+import os
 from collections import Counter
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Unpack
 
 import numpy as np
 
 from dotkd.data.cache import Arrays, cached
-from dotkd.data.folders import fingerprint, image_files, read_images
-from dotkd.data.splits import Splits, check_split, from_arrays, make_splits
+from dotkd.data.files import ImageFiles, list_images
+from dotkd.data.images import ImageData
+from dotkd.data.splits import SplitOptions, Splits, from_arrays, load_splits
+from dotkd.data.store import stack
 from dotkd.errors import BadInput
 
 _FOLDER = "tiny-imagenet-200"
@@ -23,18 +26,11 @@ _NEEDED = ("wnids.txt", "words.txt", "train", "val/images", "val/val_annotations
 
 
 class _Files(NamedTuple):
-    paths: list[Path]
+    images: ImageFiles
     labels: list[int]
 
 
-def load_tiny_imagenet(
-    root: str | Path,
-    *,
-    validation: int = 0,
-    label_noise: float = 0.0,
-    train_images: int = 0,
-    seed: int = 0,
-) -> Splits:
+def load_tiny_imagenet(root: str | Path, **split: Unpack[SplitOptions]) -> Splits[ImageData]:
     """Load Tiny-ImageNet: 64x64 colour images in 200 classes, 100,000 to train and 10,000 to test.
 
     ``root`` is the folder ``tiny-imagenet-200`` or the one above. Its ``val`` part is the test
@@ -44,15 +40,11 @@ def load_tiny_imagenet(
     names, test images in that of ``val_annotations.txt``. Grey images become RGB.
 
     The images are decoded once and kept in a cache, keyed by the two lists and by names, sizes and
-    times of the images; see :func:`dotkd.data.folders.fingerprint`.
+    times of the images; see :meth:`dotkd.data.files.ImageFiles.fingerprint`.
 
     Args:
         root: the folder.
-        validation: how many training images to set aside for validation.
-        label_noise: share of the training labels to replace by a wrong class, in [0, 1]; see
-            :func:`dotkd.data.add_label_noise`.
-        train_images: how many of the other images to train on; 0 for all of them.
-        seed: draws validation, training images and noise; at least 0.
+        **split: see :class:`dotkd.data.splits.SplitOptions`.
 
     Returns:
         The splits; ``validation`` is None where it is 0 images.
@@ -68,21 +60,20 @@ def load_tiny_imagenet(
         Y. Le and X. Yang (2015), Tiny ImageNet Visual Recognition Challenge, report of the course
         CS 231N, Stanford University.
     """
-    check_split(validation=validation, label_noise=label_noise, train_images=train_images, seed=seed)
-    folder = _find(Path(root))
+    return load_splits(lambda: _load(_find(Path(root))), **split)
+
+
+def _load(folder: Path) -> tuple[ImageData, ImageData]:
     wnids = _wnids(folder / "wnids.txt")
     names = _names(folder / "words.txt", wnids)
     parts = {"train": _train(folder, wnids), "test": _val(folder, wnids)}
     digest = hashlib.sha256()
     for part in parts.values():
-        digest.update(fingerprint(folder, part.paths).encode())
+        digest.update(part.images.fingerprint().encode())
         digest.update(repr(part.labels).encode())
     digest.update(repr(names).encode())
     key = f"tiny-imagenet-v1-{digest.hexdigest()}"
-    rest, test = from_arrays(cached(key, partial(_decode, parts, names)))
-    return make_splits(
-        rest, test, validation=validation, label_noise=label_noise, train_images=train_images, seed=seed
-    )
+    return from_arrays(cached(key, partial(_decode, parts, names)))
 
 
 def _find(root: Path) -> Path:
@@ -118,18 +109,18 @@ def _names(path: Path, wnids: list[str]) -> list[str]:
 
 
 def _train(folder: Path, wnids: list[str]) -> _Files:
-    paths: list[Path] = []
+    names: list[bytes] = []
     labels: list[int] = []
     for label, wnid in enumerate(wnids):
-        files = image_files(folder / "train" / wnid / "images")
-        paths += files
+        files = list_images(folder / "train" / wnid / "images")
+        names += [os.fsencode(f"train/{wnid}/images/") + file for file in files]
         labels += [label] * len(files)
-    return _Files(paths, labels)
+    return _Files(ImageFiles(folder, names), labels)
 
 
 def _val(folder: Path, wnids: list[str]) -> _Files:
     listing, numbers = folder / "val" / "val_annotations.txt", {wnid: n for n, wnid in enumerate(wnids)}
-    present = {path.name for path in image_files(folder / "val" / "images")}
+    present = set(map(os.fsdecode, list_images(folder / "val" / "images")))
     labels: dict[str, int] = {}
     for row, line in enumerate(_lines(listing), start=1):
         if not line.strip():
@@ -145,12 +136,13 @@ def _val(folder: Path, wnids: list[str]) -> _Files:
     unknown = sorted(present - labels.keys())
     if unknown:
         raise BadInput(f"{folder / 'val' / 'images' / unknown[0]} must have a line in {listing}, has none")
-    return _Files([folder / "val" / "images" / name for name in labels], list(labels.values()))
+    names = [os.fsencode(f"val/images/{name}") for name in labels]
+    return _Files(ImageFiles(folder, names), list(labels.values()))
 
 
 def _decode(parts: dict[str, _Files], names: list[str]) -> Arrays:
     arrays: Arrays = {"classes": np.array(names)}
     for split, part in parts.items():
-        arrays[f"{split}_pixels"] = read_images(part.paths, size=_SIZE)
+        arrays[f"{split}_pixels"] = stack(part.images, (_SIZE, _SIZE))
         arrays[f"{split}_labels"] = np.array(part.labels, dtype=np.int64)
     return arrays

@@ -1,12 +1,14 @@
 """The table ``[data]``: images and labels."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
-from dotkd.data import DATA_SETS, data_facts
+from dotkd.data import DATA_SETS, DataFacts, data_facts
 from dotkd.data.augmentation import Augmentation
 from dotkd.recipe.table import Table, Words
+
+_FORM = ("image_size", "image_column", "label_column", "train_split", "test_split", "config")
 
 
 class Data(Table):
@@ -34,13 +36,29 @@ class Data(Table):
         ),
     ] = ()
     batch_size: Annotated[int, Field(ge=1, description="Images in a step.")]
+    image_size: Annotated[
+        int | None,
+        Field(
+            ge=1, description="Side of the images of a `folder` or `hub` (none: as they are) or `imagenet`."
+        ),
+    ] = None
+    stream: Annotated[
+        bool | None,
+        Field(description="`true` leaves a `folder`'s or `hub`'s images in files, as `imagenet`'s."),
+    ] = None
+    workers: Annotated[
+        int | None, Field(ge=0, description="Processes that decode such images; none: one a CPU, at most 8.")
+    ] = None
+    image_column: Annotated[
+        str | None, Field(description="Column of a `hub` data set with the images; none: `image`.")
+    ] = None
+    label_column: Annotated[str | None, Field(description="Its column with the classes; none: `label`.")] = (
+        None
+    )
+    train_split: Annotated[str | None, Field(description="Its split to train on; none: `train`.")] = None
+    test_split: Annotated[str | None, Field(description="Its split to test on; none: `test`.")] = None
+    config: Annotated[str | None, Field(description="Its configuration, where it has several.")] = None
     seed: Annotated[int, Field(ge=0, description="Draws the splits and the label noise.")] = 0
-
-    @field_validator("name")
-    @classmethod
-    def _known(cls, name: str) -> str:
-        data_facts(name)
-        return name
 
     @field_validator("augment", mode="before")
     @classmethod
@@ -53,3 +71,36 @@ class Data(Table):
     @classmethod
     def _steps(cls, augment: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(map(str, Augmentation(augment).steps))
+
+    @field_validator("name")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        data_facts(name)
+        return name
+
+    @model_validator(mode="after")
+    def _reads_what_is_given(self) -> Self:
+        self.facts(look=False)
+        return self
+
+    def source(self) -> dict[str, Any]:
+        """Return what :func:`dotkd.data.load_data` is to read, without the splits."""
+        return {"name": self.name, "root": self.root, **self._given(*_FORM, "stream", "workers")}
+
+    def facts(self, *, look: bool = True) -> DataFacts:
+        """Say what the images are like.
+
+        Args:
+            look: Whether to open files where the name alone does not say it.
+
+        Returns:
+            The facts.
+
+        Raises:
+            BadInput: There is no such data set, or it does not read a key that is given.
+        """
+        return data_facts(self.name, self.root if look else "", **self._given(*_FORM))
+
+    def _given(self, *keys: str) -> dict[str, Any]:
+        values = {key: getattr(self, key) for key in keys}
+        return {key: value for key, value in values.items() if value is not None}

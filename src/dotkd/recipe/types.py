@@ -8,7 +8,6 @@ from typing import Annotated, Any, Self, get_args
 
 from pydantic import Field, field_validator, model_validator
 
-from dotkd.data import data_facts
 from dotkd.methods import create_method, has_teacher
 from dotkd.optim.deepkd import deepkd_momenta
 from dotkd.recipe.data import Data
@@ -49,7 +48,7 @@ class Recipe(Table):
     def _together(self) -> Self:
         self._check_method()
         self._check_optimizer()
-        channels = data_facts(self.data.name, self.data.root).channels
+        channels = self.data.facts(look=False).channels
         if len(self.student.mean) not in (0, channels):
             raise ValueError(
                 f"student.mean must have one number for each channel, and {self.data.name} has {channels}, "

@@ -10,13 +10,13 @@ from typing import Any
 
 import torch
 
-from dotkd.data import ImageData, Splits
+from dotkd.data import Images, Splits
 from dotkd.errors import BadInput
 
 _PACKAGES = ("dotkd", "torch", "numpy", "scipy", "safetensors")
 
 
-def environment(device: torch.device, data: Splits, files: Mapping[str, Path]) -> dict[str, Any]:
+def environment(device: torch.device, data: Splits[Images], files: Mapping[str, Path]) -> dict[str, Any]:
     """Describe where a run takes place.
 
     Args:
@@ -35,7 +35,7 @@ def environment(device: torch.device, data: Splits, files: Mapping[str, Path]) -
         "cpu": _cpu(),
         "threads": torch.get_num_threads(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
-        **{f"{name}_checksum": _checksum(part) for name, part in data._asdict().items() if part is not None},
+        **{f"{name}_checksum": part.checksum() for name, part in data._asdict().items() if part is not None},
         **{f"{name}_checksum": file_checksum(path) for name, path in files.items()},
     }
 
@@ -95,10 +95,3 @@ def _cpu() -> str:
         return platform.processor()
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.processor()
-
-
-def _checksum(data: ImageData) -> str:
-    digest = hashlib.sha256()
-    for tensor in (data.pixels, data.labels, data.index):
-        digest.update(tensor.cpu().numpy().data)
-    return digest.hexdigest()[:16]

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from dotkd.analysis import gradient_conflict
-from dotkd.data import Batch
+from dotkd.data import Batch, StreamedImages
 from dotkd.distiller import Distiller
 from dotkd.errors import RunFailed
 from dotkd.optim import DOT, MultiMomentumSGD
@@ -37,7 +37,7 @@ def train_epoch(session: Session, on_step: OnStep | None = None) -> dict[str, An
     """
     recipe, data = session.recipe, session.data.train
     steps = math.ceil(len(data) / recipe.data.batch_size)
-    views = session.augmentation.views(session.views)
+    views = session.augmentation.views(session.views, streamed=isinstance(data, StreamedImages))
     session.objective.train()
     rows: list[Tensor] = []
     for step, batch in enumerate(
@@ -122,8 +122,9 @@ def judge_epoch(session: Session) -> dict[str, Any]:
         session: The run, whose ``epoch`` still counts the epochs before this one; nothing in it moves.
 
     Returns:
-        ``validation_accuracy``, ``validation_loss``, the momentum of each gradient, ``gradient_cosine`` and
-        ``gradient_norm_ratio`` = |task| / |distillation|; None for what there is not.
+        ``validation_accuracy``, ``validation_loss``, ``validation_distill_loss``, the momentum of each
+        gradient, ``gradient_cosine`` and ``gradient_norm_ratio`` = |task| / |distillation|; None for what
+        there is not.
     """
     recipe, validation = session.recipe, session.data.validation
     judged = validation or session.data.train.subset(_positions(session))
@@ -136,11 +137,25 @@ def judge_epoch(session: Session) -> dict[str, Any]:
     return {
         "validation_accuracy": quality.accuracy if validation else None,
         "validation_loss": quality.loss if validation else None,
+        "validation_distill_loss": _held_out(session) if validation and distills else None,
         "task_momentum": task_momentum,
         "distill_momentum": distill_momentum if distills else None,
         "gradient_cosine": cosine,
         "gradient_norm_ratio": ratio,
     }
+
+
+@torch.no_grad()
+def _held_out(session: Session) -> float | None:
+    """Return the raw distillation loss on the validation images, in evaluation mode."""
+    assert session.data.validation is not None
+    total = torch.zeros((), dtype=torch.float64, device=session.device)
+    with in_evaluation_mode(session.objective):
+        for batch in session.data.validation.batches(session.recipe.data.batch_size):
+            with autocast(session.device, session.recipe.run.precision):
+                losses = session.objective(batch.images, batch.labels, index=batch.index, progress=1.0)
+            total += losses.raw_distill.double() * len(batch)
+    return _finite(float(total) / len(session.data.validation))
 
 
 def _momenta(optimizer: torch.optim.Optimizer) -> tuple[float, float | list[float]]:

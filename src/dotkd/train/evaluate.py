@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from dotkd.data import ImageData
+from dotkd.data import Images
 
 
 class Quality(NamedTuple):
@@ -25,7 +25,7 @@ class Quality(NamedTuple):
 
 
 @torch.no_grad()
-def evaluate(model: nn.Module, data: ImageData, *, batch_size: int = 512, precision: str = "fp32") -> Quality:
+def evaluate(model: nn.Module, data: Images, *, batch_size: int = 512, precision: str = "fp32") -> Quality:
     """Measure a classifier.
 
     Args:
@@ -38,11 +38,12 @@ def evaluate(model: nn.Module, data: ImageData, *, batch_size: int = 512, precis
         The three numbers; they are read from the device once, at the end.
 
     Example:
+        >>> from dotkd.data import ImageData
         >>> digits = ImageData(torch.zeros(4, 1, 2, 2, dtype=torch.uint8), torch.arange(4), tuple("abcd"))
         >>> evaluate(nn.Sequential(nn.Flatten(), nn.Linear(4, 4)), digits).accuracy
         0.25
     """
-    device = data.pixels.device
+    device = data.device
     sums = torch.zeros(3, dtype=torch.float64, device=device)
     with in_evaluation_mode(model):
         for batch in data.batches(batch_size):

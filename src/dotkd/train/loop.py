@@ -6,13 +6,14 @@ The same loop trains teachers, plain students and students under any optimizer. 
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from dotkd import runs
+from dotkd.analysis.cost import energy
 from dotkd.errors import BadInput
 from dotkd.networks import build_teacher, save_student
 from dotkd.recipe import Recipe, differing_keys, recipe_text
@@ -142,9 +143,11 @@ def _begin(session: Session, folder: Path, now: dict[str, Any]) -> None:
 def _epochs(session: Session, folder: Path, on_epoch: Sequence[OnEpoch], on_step: OnStep | None) -> None:
     while session.epoch < session.recipe.schedule.epochs:
         before = time.perf_counter()
-        metrics = train_epoch(session, on_step)
+        with energy(session.device) as used:
+            metrics = train_epoch(session, on_step)
         seconds = time.perf_counter() - before  # of learning: arms are not judged alike
-        metrics = {"epoch": session.epoch + 1, **metrics, **judge_epoch(session), "seconds": seconds}
+        spent = {"seconds": seconds, "joules": used.joules}
+        metrics = {"epoch": session.epoch + 1, **metrics, **judge_epoch(session), **spent}
         session.epoch += 1
         accuracy = metrics["validation_accuracy"]
         is_best = accuracy is not None and (
@@ -174,11 +177,18 @@ def _finish(session: Session, folder: Path) -> dict[str, Any]:
         "seed": recipe.run.seed,
         "parameters": sum(p.numel() for p in session.deployable.parameters()),
         "seconds": sum(line["seconds"] for line in metrics),
+        "joules": _sum(line["joules"] for line in metrics),
         "last": last,
         "best": best,
     }
     runs.write_json(folder / runs.RESULTS, results)
     return results
+
+
+def _sum(values: Iterable[float | None]) -> float | None:
+    """Add what was measured in every epoch; nothing where one is missing."""
+    known = list(values)
+    return None if None in known else math.fsum(value for value in known if value is not None)
 
 
 def _test(session: Session) -> dict[str, float]:

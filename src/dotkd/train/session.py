@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from dotkd.build import build_data, build_device, build_distiller, build_method, build_optimizer
-from dotkd.data import ImageData, Splits
+from dotkd.data import Images, Splits
 from dotkd.data.augmentation import Augmentation
 from dotkd.data.randomness import random_stream
 from dotkd.distiller import Distiller
@@ -47,7 +47,7 @@ class Session:
     """
 
     recipe: Recipe
-    data: Splits
+    data: Splits[Images]
     device: torch.device
     objective: Distiller | TaskOnly
     optimizer: torch.optim.Optimizer
@@ -81,7 +81,9 @@ def start(recipe: Recipe, teacher: nn.Module | None) -> Session:
         The session.
     """
     device = build_device(recipe.run.device)
-    data = Splits(*(None if part is None else part.to(device) for part in build_data(recipe.data)))  # type: ignore[arg-type]
+    parts = build_data(recipe.data)
+    held_out = None if parts.validation is None else parts.validation.to(device)
+    data = Splits(parts.train.to(device), held_out, parts.test.to(device))
     objective = _objective(recipe, teacher, data, device)
     params = [p for p in objective.parameters() if p.requires_grad]
     torch.manual_seed(random_stream(recipe.run.seed, "forward").initial_seed())
@@ -98,7 +100,7 @@ def start(recipe: Recipe, teacher: nn.Module | None) -> Session:
 
 
 def _objective(
-    recipe: Recipe, teacher: nn.Module | None, data: Splits, device: torch.device
+    recipe: Recipe, teacher: nn.Module | None, data: Splits[Images], device: torch.device
 ) -> Distiller | TaskOnly:
     student, method = build_student(recipe).to(device), build_method(recipe)
     one_class = isinstance(method, TaskMethod) or (method is not None and "target" in method.needs)
@@ -126,7 +128,7 @@ def _objective(
     return distiller.to(device)
 
 
-def probe_positions(data: ImageData, seed: int) -> Tensor:
+def probe_positions(data: Images, seed: int) -> Tensor:
     """Choose the fixed images on which gradients are compared and learned parts find their shapes.
 
     Args:

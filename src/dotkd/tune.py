@@ -1,0 +1,141 @@
+"""``--tune-lr``: the learning rate of each arm, chosen on validation images with the same budget for all.
+
+An untuned baseline flatters whatever is compared with it. So every arm tries the same rates with the same
+seeds, which are none of those that are compared later, and no choice looks at a test image.
+"""
+
+import statistics
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from dotkd.arms import slug, teacher_folder
+from dotkd.errors import BadInput, RunFailed
+from dotkd.recipe import Recipe
+from dotkd.runs import TRIALS, TUNING, is_finished, write_json
+from dotkd.train.epoch import OnStep
+from dotkd.train.loop import check_folder, train
+from dotkd.train.teacher import provide_teacher
+
+FIRST_SEED = 100
+
+
+class Tuning(NamedTuple):
+    """What each arm tries.
+
+    Attributes:
+        rates: Learning rates, all different.
+        seeds: How many seeds for each, counted from 100.
+    """
+
+    rates: tuple[float, ...]
+    seeds: int = 3
+
+    def trials(self) -> list[tuple[float, int]]:
+        """Return rate and seed of each trial."""
+        return [(rate, FIRST_SEED + number) for rate in self.rates for number in range(self.seeds)]
+
+
+def parse_rates(text: str) -> tuple[float, ...]:
+    """Read learning rates as the command line has them.
+
+    Args:
+        text: Numbers, separated by commas.
+
+    Returns:
+        The rates.
+
+    Raises:
+        BadInput: They are no positive numbers, or one is there twice.
+
+    Example:
+        >>> parse_rates("0.01,0.05")
+        (0.01, 0.05)
+    """
+    try:
+        rates = tuple(map(float, text.split(",")))
+    except ValueError:
+        rates = ()
+    if not rates or not all(0 < rate < float("inf") for rate in rates) or len(set(rates)) < len(rates):
+        raise BadInput(
+            f"{text!r}: wanted different learning rates above 0, separated by commas: 0.01,0.02,0.05"
+        )
+    return rates
+
+
+def tune(
+    arms: Mapping[str, Recipe],
+    tuning: Tuning,
+    folder: Path,
+    *,
+    on_run: Callable[[str, int], None] = lambda _arm, _seed: None,
+    on_teacher: Callable[[str], None] = lambda _arm: None,
+    on_step: OnStep | None = None,
+) -> dict[str, Recipe]:
+    """Choose a learning rate for each arm by the mean validation accuracy of the last epoch.
+
+    Equal accuracies are decided by the validation loss. A rate at which a run diverges is out. What is
+    finished is not trained again. The trials go to ``folder/tuning``, their numbers to
+    ``folder/tuning.json``.
+
+    Args:
+        arms: Folder name -> recipe.
+        tuning: What each arm tries.
+        folder: The folder of the comparison.
+        on_run: Called before each trial with arm and seed.
+        on_teacher: Called before the teacher of an arm is trained, with the arm.
+        on_step: Called after each step with the steps done and the steps of the trial.
+
+    Returns:
+        The recipes, each with its rate.
+
+    Raises:
+        BadInput: An arm has no validation images.
+        RunFailed: An arm diverges at every rate.
+    """
+    for recipe in arms.values():
+        if not recipe.data.validation:
+            raise BadInput(
+                f"{recipe.name}: learning rates are chosen on data.validation images, and there are none"
+            )
+    table: dict[str, Any] = {}
+    chosen: dict[str, Recipe] = {}
+    for arm, recipe in arms.items():
+        found: dict[float, list[tuple[float, float]]] = {}
+        for rate, seed in tuning.trials():
+            on_run(f"{recipe.name}, lr {rate:g}", seed)
+            home = teacher_folder(recipe, folder)
+            if home != folder and not is_finished(home):
+                on_teacher(recipe.name)
+            teacher = provide_teacher(recipe, home, on_step=on_step)
+            trial = _with(recipe, rate, seed)
+            place = folder / TRIALS / arm / f"lr-{slug(f'{rate:g}')}" / f"seed-{seed}"
+            check_folder(trial, place, resume=True)
+            try:
+                last = train(trial, place, teacher=teacher, resume=True, on_step=on_step)["last"]
+            except RunFailed:
+                found.setdefault(rate, [])
+                continue
+            found.setdefault(rate, []).append((last["validation_accuracy"], last["validation_loss"]))
+        whole = {rate: numbers for rate, numbers in found.items() if len(numbers) == tuning.seeds}
+        if not whole:
+            raise RunFailed(f"{recipe.name} diverged at every one of the rates {list(tuning.rates)}")
+        best = max(whole, key=lambda rate: _merit(whole[rate]))
+        table[recipe.name] = {
+            "chosen": best,
+            "validation_accuracy": {f"{rate:g}": [a for a, _ in numbers] for rate, numbers in found.items()},
+        }
+        chosen[arm] = _with(recipe, best, recipe.run.seed)
+    seeds = sorted({seed for _, seed in tuning.trials()})
+    write_json(folder / TUNING, {"rates": list(tuning.rates), "seeds": seeds, "arms": table})
+    return chosen
+
+
+def _merit(numbers: list[tuple[float, float]]) -> tuple[float, float]:
+    return statistics.fmean(a for a, _ in numbers), -statistics.fmean(loss for _, loss in numbers)
+
+
+def _with(recipe: Recipe, rate: float, seed: int) -> Recipe:
+    optimizer = recipe.optimizer.model_copy(update={"lr": rate})
+    run = recipe.run.model_copy(update={"seed": seed})
+    return recipe.model_copy(update={"optimizer": optimizer, "run": run})
