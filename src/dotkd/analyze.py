@@ -64,7 +64,8 @@ def analyze(
         parts: Out of ``"landscape"``, ``"sharpness"``, ``"quality"`` and ``"cost"``; what an earlier call
             found of the others is kept.
         images: On how many images, of the validation split where there is one, else of the test split.
-            Curvature is measured on 256 of them.
+            Curvature is measured on 256 of them. The losses of a method that remembers training images
+            are measured on these.
         grid: Points along each side of the surfaces, odd, so that the middle is the student itself.
         on_part: Called before each part.
 
@@ -84,12 +85,16 @@ def analyze(
     session = _session(folder)
     split = "test" if session.data.validation is None else "validation"
     judged = _some(getattr(session.data, split), images)
+    # A method that remembers training images has no loss on others.
+    remembers = isinstance(session.objective, Distiller) and "index" in session.objective.method.needs
+    fitted = _some(session.data.train, images) if remembers else judged
     path = folder / ANALYSIS
     found = read_json(path) if path.exists() else {}
     found |= {"epoch": session.epoch, "split": split, "images": len(judged)}
+    found["losses_split"] = "train" if remembers else split
     measure: dict[str, Callable[[], dict[str, Any]]] = {
-        "landscape": partial(_landscape, session, judged, grid),
-        "sharpness": partial(_sharpness, session, judged),
+        "landscape": partial(_landscape, session, fitted, grid),
+        "sharpness": partial(_sharpness, session, fitted),
         "quality": partial(_quality, session, judged),
         "cost": partial(_cost, session, judged),
     }

@@ -310,10 +310,10 @@ def test_a_teacher_from_two_sources_in_one_file_is_refused(tmp_path: Path) -> No
         load_recipe(write(tmp_path / "r.toml", both))
 
 
-def test_a_new_variant_takes_along_only_the_keys_that_it_reads():
+def test_a_new_variant_takes_along_only_the_keys_that_it_reads_and_a_method_none():
     sgd = load_recipe("quick/digits-kd-dot", ["optimizer.name=sgd"]).optimizer
     assert (sgd.name, sgd.lr, sgd.weight_decay) == ("sgd", 0.05, 5e-4)
     dkd = load_recipe("quick/digits-kd", ["method.beta=2", "method.name=dkd"]).method
-    assert (dkd["name"], dkd["beta"], dkd["task_weight"]) == ("dkd", 2, 0.1)
+    assert (dkd["name"], dkd["beta"], dkd["task_weight"]) == ("dkd", 2, 1.0)
     with pytest.raises(BadInput, match=r"optimizer\.delta: unknown key of optimizer 'sgd'"):
         load_recipe("quick/digits-kd-dot", ["optimizer.name=sgd", "optimizer.delta=0.05"])

@@ -18,8 +18,7 @@ from dotkd.train.loop import train
 from dotkd.train.session import read_checkpoint, start
 
 # Steps of a size that suits the scale of a method's gradient on these few images.
-OPTIONS = {"crd": ["method.negatives=64"], "mlkd": ["optimizer.lr=0.003"]}
-OPTIONS |= {name: ["optimizer.lr=0.03"] for name in ("pkt", "sp")}
+OPTIONS = {"crd": ["method.negatives=64", "optimizer.lr=0.005"], "mlkd": ["optimizer.lr=0.003"]}
 LEARNED = ("crd", "fitnet", "ofd", "reviewkd", "simkd", "vid")
 METHODS = [name for name in method_names() if has_teacher(name)]
 NO_TEACHER = [name for name in method_names() if not has_teacher(name)]

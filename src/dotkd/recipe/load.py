@@ -15,7 +15,6 @@ from pydantic import ValidationError
 
 from dotkd.errors import BadInput
 from dotkd.locate import KINDS
-from dotkd.methods import method_names, method_options
 from dotkd.recipe.messages import lines
 from dotkd.recipe.networks import Teacher
 from dotkd.recipe.shipped import find_recipe, recipe_names, shipped_name
@@ -178,7 +177,7 @@ def _read(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
 
 
 def _overlaid(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
-    """Lay one recipe over another; a new variant takes along only the keys that it reads."""
+    """Lay one recipe over another; a new variant takes along only the keys that it reads, a method none."""
     kept = dict(below)
     for key in below.keys() & above.keys():
         old, new = below[key], above[key]
@@ -203,9 +202,9 @@ def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
 
 
 def _keys_of(table: str, name: str) -> set[str]:
-    """Return the keys that a table reads when it has a name; all that a table without variants reads."""
+    """Return the keys that a table may take along when its name changes to this one."""
     if table == "method":
-        return {"name", *method_options(name)} if name in method_names() else {"name"}
+        return {"name"}  # its weights are published with it and mean nothing to another
     known = tables()
     cls = known.get((table, name)) or known.get((table,))
     return set(cls.model_fields) if cls else {"name"}

@@ -137,7 +137,7 @@ def judge_epoch(session: Session) -> dict[str, Any]:
     return {
         "validation_accuracy": quality.accuracy if validation else None,
         "validation_loss": quality.loss if validation else None,
-        "validation_distill_loss": _held_out(session) if validation and distills else None,
+        "validation_distill_loss": _held_out(session) if validation else None,
         "task_momentum": task_momentum,
         "distill_momentum": distill_momentum if distills else None,
         "gradient_cosine": cosine,
@@ -147,8 +147,10 @@ def judge_epoch(session: Session) -> dict[str, Any]:
 
 @torch.no_grad()
 def _held_out(session: Session) -> float | None:
-    """Return the raw distillation loss on the validation images, in evaluation mode."""
+    """Return the raw distillation loss on the validation images, in evaluation mode; None without meaning."""
     assert session.data.validation is not None
+    if not isinstance(session.objective, Distiller) or "index" in session.objective.method.needs:
+        return None  # what remembers training images knows nothing of others
     total = torch.zeros((), dtype=torch.float64, device=session.device)
     with in_evaluation_mode(session.objective):
         for batch in session.data.validation.batches(session.recipe.data.batch_size):
