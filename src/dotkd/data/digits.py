@@ -15,7 +15,7 @@ from dotkd.data.splits import Splits, divide, make_splits, stratified_sample
 _TEST_IMAGES = 397
 
 
-def load_digits(*, validation: int = 200, label_noise: float = 0.0, seed: int = 0) -> Splits:
+def load_digits(*, validation: int = 200, label_noise: float = 0.0, seed: int = 0) -> Splits[ImageData]:
     """Load the 1,797 handwritten digits that ship with the package.
 
     Grey images of 8x8 pixels in ten classes, pixel values 0 to 16. The test split is 397 images,

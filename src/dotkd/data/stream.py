@@ -264,7 +264,7 @@ def _decoded(
         # A whole batch is decoded ahead while the calling process works on another.
         prefetch_factor=1 + math.ceil(batch_size / (_PART * workers)) if workers else None,
         multiprocessing_context=_context() if workers else None,
-        worker_init_fn=None,
+        worker_init_fn=_end_with_parent if workers else None,
         pin_memory=device.type == "cuda",
         generator=torch.Generator(),  # it draws a seed for its workers, not from the global one
     )
