@@ -1,5 +1,10 @@
-"""How far the gradients of the two losses agree: direction, length and sign."""
+"""How far the gradients of the two losses agree: direction, length and sign.
 
+:func:`gradient_conflict` differentiates two losses itself; :func:`conflict_of` compares gradients that are
+there already, parameter by parameter too, and with what the optimizer made of them.
+"""
+
+import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -20,6 +25,50 @@ class Conflict(NamedTuple):
     cosine: float
     norm_ratio: float
     sign_disagreement: float
+
+
+class Directions(NamedTuple):
+    """The gradients of two losses, compared with each other, with their sum and with the update.
+
+    A cosine lies in [-1, 1]; it is NaN where one of the two vectors is zero.
+
+    Attributes:
+        cosine: Cosine of the task gradient and the distillation gradient.
+        norm_ratio: |g_task| / |g_distill|; infinite where the latter is zero, NaN where both are.
+        sign_disagreement: Share of the coordinates, out of those where both are non-zero, that point in
+            opposite directions; 0 if there is none.
+        task_norm: |g_task|.
+        distill_norm: |g_distill|.
+        task_with_total: Cosine of g_task and the total gradient g_task + g_distill.
+        distill_with_total: Cosine of g_distill and the total gradient.
+        task_with_update: Cosine of g_task and the negative update: 1 where the parameters went straight
+            down the task loss, below 0 where, to first order, they went up. None without updates.
+        distill_with_update: The same of g_distill.
+    """
+
+    cosine: float
+    norm_ratio: float
+    sign_disagreement: float
+    task_norm: float
+    distill_norm: float
+    task_with_total: float
+    distill_with_total: float
+    task_with_update: float | None
+    distill_with_update: float | None
+
+
+class Conflicts(NamedTuple):
+    """What :func:`conflict_of` found.
+
+    Attributes:
+        overall: All parameters with both gradients as one long vector.
+        by_parameter: Each of them by itself, by name.
+        skipped: The names of the others, which at most one loss reaches.
+    """
+
+    overall: Directions
+    by_parameter: dict[str, Directions]
+    skipped: tuple[str, ...]
 
 
 def gradient_conflict(
@@ -52,6 +101,147 @@ def gradient_conflict(
         float(torch.dot(task, distill) / (task_norm * distill_norm)),
         float(task_norm / distill_norm),
         float(opposite.sum()) / max(int(both.sum()), 1),
+    )
+
+
+def conflict_of(
+    task_gradients: Sequence[Tensor | None],
+    distill_gradients: Sequence[Tensor | None],
+    *,
+    updates: Sequence[Tensor] | None = None,
+    names: Sequence[str] | None = None,
+) -> Conflicts:
+    """Compare two sets of gradients, parameter by parameter and all together.
+
+    Nothing is differentiated, so that after ``opt.backward(...)`` it costs a few passes over the gradients
+    that ``opt.gradients()`` yields. A parameter that has only one of the two is skipped: there is no
+    conflict about it. (:func:`gradient_conflict`, whose parameters are the caller's choice, counts the
+    other gradient as zero.) Sums run in float64, and the device is waited for once.
+
+    Args:
+        task_gradients: One for each parameter; None where the task loss does not reach it.
+        distill_gradients: One for each parameter, in the same order and of the same shape; None where
+            the distillation loss does not reach it.
+        updates: What the optimizer's step added to each parameter, after - before; None leaves the two
+            cosines with it out.
+        names: One for each parameter, all different; None numbers them "0", "1" and so on.
+
+    Returns:
+        All parameters together, each by itself, and the names of the skipped ones. If all are skipped,
+        norms are 0 and cosines NaN.
+
+    Raises:
+        ValueError: The lists are not of one length, the shapes of one parameter differ, or a name comes
+            twice.
+
+    Example:
+        >>> from dotkd.optim import DOT
+        >>> weight = torch.nn.Parameter(torch.tensor([1.0, 1.0]))
+        >>> opt = DOT([weight], lr=0.1)
+        >>> opt.backward(task=3 * weight[0], distill=4 * weight[1])
+        >>> _, task, distill = zip(*opt.gradients())
+        >>> before = weight.detach().clone()
+        >>> opt.step()
+        >>> found = conflict_of(task, distill, updates=[weight.detach() - before], names=["weight"])
+        >>> found.overall.cosine, found.overall.norm_ratio
+        (0.0, 0.75)
+        >>> round(found.by_parameter["weight"].task_with_update, 4)
+        0.6
+    """
+    labels = [str(number) for number in range(len(task_gradients))] if names is None else list(names)
+    _check_lists(task_gradients, distill_gradients, updates, labels)
+    width = 3 if updates is None else 4
+    both: dict[str, Tensor] = {}
+    for position, name in enumerate(labels):
+        task, distill = task_gradients[position], distill_gradients[position]
+        if task is not None and distill is not None:
+            update = () if updates is None else (updates[position],)
+            both[name] = _sums(name, task, distill, *update)
+    # Parameters may lie on several devices; the rows are small.
+    rows = [row.to(next(iter(both.values())).device) for row in both.values()]
+    table = torch.stack(rows).tolist() if rows else []
+    together = [sum(column) for column in zip(*table, strict=True)] or [0.0] * (width**2 + 2)
+    return Conflicts(
+        overall=_directions(together, width),
+        by_parameter={name: _directions(row, width) for name, row in zip(both, table, strict=True)},
+        skipped=tuple(name for name in labels if name not in both),
+    )
+
+
+def _check_lists(
+    task: Sequence[Tensor | None],
+    distill: Sequence[Tensor | None],
+    updates: Sequence[Tensor] | None,
+    names: list[str],
+) -> None:
+    others = {"distill_gradients": distill, "names": names, "updates": task if updates is None else updates}
+    for what, values in others.items():
+        if len(values) != len(task):
+            raise ValueError(
+                f"{what} must have one entry for each of the {len(task)} task_gradients, got {len(values)}"
+            )
+    if len(set(names)) < len(names):
+        twice = sorted({name for name in names if names.count(name) > 1})
+        raise ValueError(f"names must all be different, got {twice} more than once")
+
+
+# So many coordinates at a time: few enough that their copies in float64 stay in the cache of a CPU.
+_CHUNK = 2**18
+
+
+def _sums(name: str, *vectors: Tensor) -> Tensor:
+    """Sum up over one parameter all that follows is made of, still on the device.
+
+    Args:
+        name: The parameter's, for the message.
+        *vectors: Task gradient, distillation gradient and, if wanted, update.
+
+    Returns:
+        The inner products of task gradient, distillation gradient, their sum and the negative update
+        with each other, row by row; then how many coordinates both gradients have non-zero, and how many
+        of those with opposite signs.
+
+    Raises:
+        ValueError: If the shapes differ.
+    """
+    if len({vector.shape for vector in vectors}) > 1:
+        shapes = [list(vector.shape) for vector in vectors]
+        raise ValueError(f"the gradients and the update of {name} must have one shape, got {shapes}")
+    total = torch.zeros((len(vectors) + 1) ** 2 + 2, dtype=torch.float64, device=vectors[0].device)
+    chunks = (torch.split(vector.detach().reshape(-1), _CHUNK) for vector in vectors)
+    for task, distill, *update in zip(*chunks, strict=True):
+        a, b = task.double(), distill.double()
+        rows = torch.stack([a, b, a + b, *(-step.double() for step in update)])
+        signs = task.sign() * distill.sign()
+        counts = torch.stack([(signs != 0).sum(), (signs < 0).sum()])
+        total += torch.cat([(rows @ rows.T).reshape(-1), counts])
+    return total
+
+
+def _directions(sums: Sequence[float], width: int) -> Directions:
+    """Turn the sums, of ``width`` vectors, into cosines, norms and shares."""
+    task, distill, total, update = range(4)
+    both, opposite = sums[width**2 :]
+
+    def norm(one: int) -> float:
+        return math.sqrt(sums[width * one + one])
+
+    def cosine(one: int, other: int) -> float:
+        norms = norm(one) * norm(other)
+        # Rounding may leave [-1, 1]; in this order NaN stays NaN.
+        return min(max(sums[width * one + other] / norms, -1.0), 1.0) if norms else math.nan
+
+    without_distill = math.inf if norm(task) else math.nan
+    return Directions(
+        cosine=cosine(task, distill),
+        norm_ratio=norm(task) / norm(distill) if norm(distill) else without_distill,
+        sign_disagreement=opposite / both if both else 0.0,
+        task_norm=norm(task),
+        distill_norm=norm(distill),
+        task_with_total=cosine(task, total),
+        distill_with_total=cosine(distill, total),
+        task_with_update=cosine(task, update) if width > update else None,
+        distill_with_update=cosine(distill, update) if width > update else None,
     )
 
 

@@ -1,0 +1,298 @@
+"""A loss on lines and planes through parameter space: in random directions, and between two students."""
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import overload
+
+import torch
+from torch import Tensor
+
+from dotkd.analysis._loss import (
+    Term,
+    check_alike,
+    check_apart,
+    check_params,
+    check_same,
+    checked_scalar,
+    place,
+    restored,
+)
+
+# What a loss may return: one number, or several under names.
+Scalar = Tensor | float
+
+
+def filter_normalized_direction(params: Sequence[Tensor], *, generator: torch.Generator) -> list[Tensor]:
+    r"""Draw a random direction in which each filter moves in proportion to its own size.
+
+    .. math::
+        d_{ij} \leftarrow \frac{d_{ij}}{\| d_{ij} \|} \, \| w_{ij} \|, \qquad d_{ij} \sim \mathcal{N}(0, I)
+
+    with :math:`w_{ij}` the j-th filter of the i-th of ``params``: what one index of the first dimension
+    selects, so all weights into one channel or neuron (in a transposed convolution: out of one). Without
+    it, a network with larger weights looks flatter for no other reason. Tensors with fewer than 2
+    dimensions (biases, and the parameters of norm layers) stay zero; so does a filter of zeros.
+
+    Args:
+        params: The weights, floating point, of any shapes, dtypes and devices; left as they are.
+        generator: Where the numbers come from; moves on. Drawn in float64 on its device, so the direction
+            is the same for each dtype and device of the parameters, up to rounding.
+
+    Returns:
+        One tensor for each parameter, of its shape, dtype and device.
+
+    Raises:
+        ValueError: If the list does not fit.
+
+    Example:
+        >>> weight, bias = torch.tensor([[3.0, 4.0], [0.0, 2.0]]), torch.ones(2)
+        >>> generator = torch.Generator().manual_seed(0)
+        >>> direction = filter_normalized_direction([weight, bias], generator=generator)
+        >>> direction[0].norm(dim=1), direction[1]
+        (tensor([5.0000, 2.0000]), tensor([0., 0.]))
+
+    Reference:
+        Li, Xu, Taylor, Studer and Goldstein, "Visualizing the Loss Landscape of Neural Nets", NeurIPS 2018,
+        arXiv 1712.09913, section 4. Biases and norm layers are left out of the direction as in the figures
+        of the paper (an option of the published code, which adds 1e-10 to the denominator).
+    """
+    check_params("params", params)
+    direction = []
+    for param in params:
+        weight = param.detach()
+        if weight.ndim < 2:
+            direction.append(torch.zeros_like(weight))
+            continue
+        drawn = torch.randn(
+            weight.shape, generator=generator, device=generator.device, dtype=torch.float64
+        ).to(weight.device)
+        inner = tuple(range(1, weight.ndim))
+        lengths = torch.linalg.vector_norm(drawn, dim=inner, keepdim=True)
+        sizes = torch.linalg.vector_norm(weight.double(), dim=inner, keepdim=True)
+        direction.append((drawn * (sizes / lengths)).to(weight.dtype))
+    return direction
+
+
+@overload
+def loss_surface(
+    loss: Callable[[], Scalar],
+    params: Sequence[Tensor],
+    directions: Sequence[Sequence[Tensor]],
+    steps: Iterable[float],
+) -> Tensor: ...
+
+
+@overload
+def loss_surface(
+    loss: Callable[[], Mapping[str, Scalar]],
+    params: Sequence[Tensor],
+    directions: Sequence[Sequence[Tensor]],
+    steps: Iterable[float],
+) -> dict[str, Tensor]: ...
+
+
+def loss_surface(
+    loss: Callable[[], Scalar] | Callable[[], Mapping[str, Scalar]],
+    params: Sequence[Tensor],
+    directions: Sequence[Sequence[Tensor]],
+    steps: Iterable[float],
+) -> Tensor | dict[str, Tensor]:
+    r"""Evaluate a loss along a direction, or on the plane of two.
+
+    .. math::
+        f_i = L(w + s_i d_1) \qquad \text{or} \qquad f_{ij} = L(w + s_i d_1 + s_j d_2)
+
+    with L the ``loss``, w the ``params``, :math:`d_1, d_2` the ``directions`` and s the ``steps``. Where
+    both steps are 0 the parameters are untouched, and the value is that of the loss to the last bit. Points
+    are computed in float64 and rounded once to the dtype of each parameter.
+
+    The parameters are overwritten in place and come back bit for bit, also when the loss raises. Nothing
+    else is moved here: the running statistics of batch norm in evaluation mode stay those of w, as in the
+    published code for random directions.
+
+    Args:
+        loss: Returns a number, or a mapping of names to numbers where one forward pass gives several (task,
+            distillation and total). The same at each call; evaluated once at each point and twice before,
+            without gradients.
+        params: The tensors to move, floating point, of any shapes, dtypes and devices.
+        directions: A list of one or two directions, each a list of one tensor for each parameter.
+        steps: Finite numbers, in any order; both directions share them.
+
+    Returns:
+        ``[len(steps)]`` for one direction, ``[len(steps), len(steps)]`` for two, the first direction first;
+        float64, on the CPU. For a mapping, a dict of them. Far out, values may be infinite or NaN.
+
+    Raises:
+        ValueError: If the lists do not fit, share memory with the parameters, or the loss is not finite or
+            differs between two passes at w.
+
+    Example:
+        >>> weight = torch.tensor([1.0, 2.0])
+        >>> along, across = [torch.tensor([1.0, 0.0])], [torch.tensor([0.0, 1.0])]
+        >>> loss_surface(lambda: weight.square().sum(), [weight], [along], [-1, 0, 1])
+        tensor([4., 5., 8.], dtype=torch.float64)
+        >>> loss_surface(lambda: {"product": weight.prod()}, [weight], [along, across], [0, 1])
+        {'product': tensor([[2., 3.],
+                [4., 6.]], dtype=torch.float64)}
+
+    Reference:
+        Li, Xu, Taylor, Studer and Goldstein, "Visualizing the Loss Landscape of Neural Nets", NeurIPS 2018,
+        arXiv 1712.09913, equation 1 and section 3.
+    """
+    check_params("params", params)
+    amounts = _checked_steps(steps)
+    _check_directions(directions, params)
+    with restored(params) as saved:
+        points: list[list[Term]] = [[(1.0, saved)]]
+        for direction in directions:
+            points = [[*point, (amount, direction)] for point in points for amount in amounts]
+        return _scan(loss, params, points, [len(amounts)] * len(directions))
+
+
+@overload
+def interpolation(
+    loss: Callable[[], Scalar],
+    params_a: Sequence[Tensor],
+    params_b: Sequence[Tensor],
+    steps: Iterable[float],
+    *,
+    buffers_a: Sequence[Tensor] = (),
+    buffers_b: Sequence[Tensor] | None = None,
+) -> Tensor: ...
+
+
+@overload
+def interpolation(
+    loss: Callable[[], Mapping[str, Scalar]],
+    params_a: Sequence[Tensor],
+    params_b: Sequence[Tensor],
+    steps: Iterable[float],
+    *,
+    buffers_a: Sequence[Tensor] = (),
+    buffers_b: Sequence[Tensor] | None = None,
+) -> dict[str, Tensor]: ...
+
+
+def interpolation(
+    loss: Callable[[], Scalar] | Callable[[], Mapping[str, Scalar]],
+    params_a: Sequence[Tensor],
+    params_b: Sequence[Tensor],
+    steps: Iterable[float],
+    *,
+    buffers_a: Sequence[Tensor] = (),
+    buffers_b: Sequence[Tensor] | None = None,
+) -> Tensor | dict[str, Tensor]:
+    r"""Evaluate a loss on the straight line from one student to another.
+
+    .. math::
+        f_i = L\big( (1 - s_i) \, a + s_i \, b \big)
+
+    with L the ``loss``, a the ``params_a``, b the ``params_b`` and s the ``steps``: at 0 the parameters have
+    the bits of a, at 1 those of b. The loss must read the tensors ``params_a``, which are overwritten in
+    place and come back bit for bit, also when the loss raises.
+
+    Only the parameters move, unless told otherwise. A network with batch norm in evaluation mode then keeps
+    the running statistics of a all along the line, and at 1 its loss is not that of b. Two ways out:
+
+    - ``buffers_a`` and ``buffers_b``: the statistics are interpolated like the parameters, as the published
+      code does between two networks. Exact at both ends; in between they are not the statistics of the
+      network there, and beyond the ends a variance may turn negative. Buffers of integers (counters) are
+      those of the nearer end.
+    - ``buffers_a`` alone: the loss re-estimates the statistics itself, from the same images each time,
+      before it evaluates; the buffers only come back bit for bit. Right everywhere, at the price of the
+      passes for it.
+
+    Args:
+        loss: Returns a number, or a mapping of names to numbers. The same at each call; evaluated once at
+            each step and twice before, without gradients.
+        params_a: The tensors that the loss reads, floating point, of any shapes, dtypes and devices.
+        params_b: The same tensors of the other student, with memory of their own.
+        steps: Finite numbers, in any order; those outside [0, 1] lie beyond the ends.
+        buffers_a: Buffers that the loss reads.
+        buffers_b: The same buffers of the other student; None leaves ``buffers_a`` to the loss.
+
+    Returns:
+        ``[len(steps)]``, float64, on the CPU. For a mapping, a dict of them. Values may be infinite or NaN.
+
+    Raises:
+        ValueError: If the lists do not fit or share memory, or the loss is not finite or differs between two
+            passes at a.
+
+    Example:
+        >>> a, b = torch.tensor([1.0, 1.0]), torch.tensor([3.0, -1.0])
+        >>> interpolation(lambda: a.square().sum(), [a], [b], [0, 0.5, 1])
+        tensor([ 2.,  4., 10.], dtype=torch.float64)
+
+    Reference:
+        Goodfellow, Vinyals and Saxe, "Qualitatively characterizing neural network optimization problems",
+        ICLR 2015, arXiv 1412.6544. Statistics: the code of Li et al., arXiv 1712.09913, interpolates them
+        with the weights; they are re-estimated in Izmailov, Podoprikhin, Garipov, Vetrov and Wilson,
+        "Averaging Weights Leads to Wider Optima and Better Generalization", UAI 2018, arXiv 1803.05407.
+    """
+    check_params("params_a", params_a)
+    amounts = _checked_steps(steps)
+    check_alike("params_b", params_b, "params_a", params_a)
+    check_apart("params_b", params_b, "params_a", params_a)
+    moved, ends = [*params_a], [*params_b]
+    if buffers_b is not None:
+        check_alike("buffers_b", buffers_b, "buffers_a", buffers_a)
+        check_apart("buffers_b", buffers_b, "buffers_a", buffers_a)
+        moved, ends = [*params_a, *buffers_a], [*params_b, *buffers_b]
+    with restored([*params_a, *buffers_a]) as saved:
+        starts = saved[: len(moved)]
+        points: list[list[Term]] = [[(1 - amount, starts), (amount, ends)] for amount in amounts]
+        return _scan(loss, moved, points, [len(amounts)])
+
+
+# The loss at each point, in the given shape.
+def _scan(
+    loss: Callable[[], Scalar] | Callable[[], Mapping[str, Scalar]],
+    tensors: Sequence[Tensor],
+    points: Iterable[Sequence[Term]],
+    shape: list[int],
+) -> Tensor | dict[str, Tensor]:
+    with torch.no_grad():
+        first, second = _values(loss), _values(loss)
+        for name, value in first.items():
+            check_same(_called(name), value, second[name])
+        rows = []
+        for terms in points:
+            place(tensors, terms)
+            rows.append(_values(loss))
+    surfaces = {
+        name: torch.tensor([row[name] for row in rows], dtype=torch.float64).reshape(shape) for name in first
+    }
+    named = {name: surface for name, surface in surfaces.items() if name is not None}
+    return named or surfaces[None]
+
+
+# A number that stands alone has the name None.
+def _values(loss: Callable[[], Scalar] | Callable[[], Mapping[str, Scalar]]) -> dict[str | None, float]:
+    found = loss()
+    parts: Mapping[str, Scalar] | dict[None, Scalar] = found if isinstance(found, Mapping) else {None: found}
+    if not parts:
+        raise ValueError("loss must return at least one number, got an empty mapping")
+    return {name: checked_scalar(_called(name), value) for name, value in parts.items()}
+
+
+def _called(name: str | None) -> str:
+    return "loss" if name is None else f"loss {name!r}"
+
+
+def _checked_steps(steps: Iterable[float]) -> list[float]:
+    amounts = [float(step) for step in steps]
+    if not amounts or not all(math.isfinite(amount) for amount in amounts):
+        raise ValueError(f"steps must be at least one finite number, got {amounts}")
+    return amounts
+
+
+def _check_directions(directions: Sequence[Sequence[Tensor]], params: Sequence[Tensor]) -> None:
+    given = directions if isinstance(directions, list | tuple) else []
+    if len(given) not in (1, 2) or any(isinstance(direction, Tensor) for direction in given):
+        what = f"a list of {len(given)} {type(given[0]).__name__}" if given else type(directions).__name__
+        raise ValueError(
+            f"directions must be [direction] or [first, second], each a list of tensors, got {what}"
+        )
+    for number, direction in enumerate(directions):
+        check_alike(f"directions[{number}]", direction, "params", params)
+        check_apart(f"directions[{number}]", direction, "params", params)
