@@ -1,9 +1,31 @@
-"""What holds for all tests: one thread for each process, since several run side by side."""
+"""What holds for all tests: one thread for each of several processes, and a torchvision that loads."""
 
+import importlib
 import os
+from collections.abc import Iterator
 
+import pytest
 import torch
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     torch.set_num_threads(1)
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # of processes that tests start
+
+SCHEMAS = ("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",)
+SCHEMAS += (SCHEMAS[0].replace("nms", "qnms"),)
+
+
+@pytest.fixture(scope="session")
+def schemas() -> Iterator[None]:
+    """Two operators that torchvision wants to see, which it lacks beside a torch of another build."""
+    library = None
+    try:
+        importlib.import_module("torchvision")
+    except ImportError:
+        pass
+    except RuntimeError:
+        library = torch.library.Library("torchvision", "DEF")
+        for schema in SCHEMAS:
+            library.define(schema)
+    yield
+    del library

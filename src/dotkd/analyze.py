@@ -191,7 +191,7 @@ def _sharpness(session: Session, data: Images) -> dict[str, Any]:
             loss, params, num_samples=_TRACE_SAMPLES, generator=random_stream(0, f"analysis.trace.{kind}")
         )
         found[kind] = {
-            "eigenvalues": top_eigenvalues(loss, params, k=3).tolist(),
+            "eigenvalues": top_eigenvalues(loss, params, k=3, tolerance=1e-3).tolist(),
             "trace": trace.trace,
             "trace_error": trace.standard_error,
             "epsilon_sharpness": sam_sharpness(loss, params, rho=_RHO),
