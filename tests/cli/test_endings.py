@@ -129,7 +129,10 @@ def test_train_resume_report_evaluate_and_export_of_a_finished_run(
     assert (code, err) == (0, "")
     assert "largest relative difference of a logit" in out.replace("\n", " ")
     assert dotkd("report", run)[::2] == (0, "")
-    assert content(run).keys() - before.keys() == {"report.html"}
+    written = {str(name) for name in content(run).keys() - before.keys()}
+    tables = {name for name in written if name.startswith("tables")}
+    assert written - tables == {"report.html", "report.md"}
+    assert "tables/results.csv" in tables
 
 
 @pytest.mark.parametrize("name", ["[/x]", "[bold]x", "50 %", "a/../b", ":smile:", "\\"])

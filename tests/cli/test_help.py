@@ -42,6 +42,7 @@ def test_the_verbs() -> None:
     assert {words[0] for words in verbs()} == {
         "demo",
         "train",
+        "analyze",
         "compare",
         "report",
         "evaluate",
