@@ -53,7 +53,10 @@ def stopped(run) -> Path:
 
 MISTAKES = [
     (["optimiser.lr=1"], "optimiser: unknown key; did you mean 'optimizer'"),
-    (["optimizer.name=adam"], r"optimizer\.name: unknown optimizer 'adam' \(known: sgd, dot, control, deepkd\)"),
+    (
+        ["optimizer.name=adam"],
+        r"optimizer\.name: unknown optimizer 'adam' \(known: sgd, dot, control, deepkd\)",
+    ),
     (["method.name=kdd"], r"method\.name: unknown method 'kdd'; nearest: 'd?kd'"),
     (["student.model=mlp16"], r"student\.model: unknown model 'mlp16'; nearest: 'small/mlp16'"),
     (["data.name=mnist"], r"data\.name: unknown data set 'mnist'"),

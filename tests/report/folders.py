@@ -11,10 +11,12 @@ OPTIMIZERS = {"plain": "sgd", "KD": "sgd", "KD + DOT": "dot", "KD, control": "co
 GAIN = {"plain": 0.0, "KD": 0.011, "KD + DOT": 0.0155, "KD, control": 0.0115}
 
 
-def recipe(name, seed, *, optimizer="sgd", method="kd", epochs=40, more=""):
-    delta = "" if optimizer == "sgd" else "delta = 0.075\n"
+def recipe(name, seed, *, optimizer="sgd", method="kd", epochs=40, more="", delta=0.075, weights=(0.1, 0.9)):
+    delta = "" if optimizer == "sgd" else f"delta = {delta}\n"
+    task, distill = weights
     distil = (
-        f'[teacher]\nmodel = "cnn-large"\n\n[method]\nname = "{method}"\ndistill_weight = 0.9\n\n'
+        f'[teacher]\nmodel = "cnn-large"\n\n[method]\nname = "{method}"\n'
+        f"task_weight = {task}\ndistill_weight = {distill}\n\n"
         if method
         else ""
     )

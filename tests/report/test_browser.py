@@ -7,12 +7,36 @@ from dotkd.report import write_report
 
 from . import browser
 from .browser import open_page
+from .extras import WEIGHTS, end_run, write_analyses, write_sweep, write_tuning
 from .folders import write_example
+
+LONG = "averylongnamewithoutanyspace" * 8
+FIGURES = 9  # accuracy, sweep, trade-off, losses, gradients, two landscapes, reliability, robustness
 
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory):
-    return write_report(write_example(tmp_path_factory.mktemp("example"), seeds=3, epochs=8))
+    """Everything that a report can have, and a name that does not fit anywhere."""
+    root = write_example(tmp_path_factory.mktemp("example"), arms=("plain", "KD"), seeds=2, epochs=4)
+    keys = ["method.task_weight", "method.distill_weight"]
+    write_sweep(root, keys, WEIGHTS[::2], bases=("KD", "KD + DOT"), seeds=2, epochs=4)
+    end_run(root / "runs", "long", 0, (1.0, 1.0), change=('"long"', f'"{LONG}"'))
+    write_analyses(root)
+    write_tuning(root, arms=(LONG, "KD"))
+    return write_report(root)
+
+
+def measured(page, tmp_path, script, width):
+    """What a script says in a copy of the page, in a frame: a window is at least 500 wide."""
+    text = page.read_text(encoding="utf-8").replace("</body>", f"<script>{script}</script></body>")
+    (tmp_path / "measured.html").write_text(text, encoding="utf-8")
+    frame = tmp_path / "frame.html"
+    style = f"border: 0; width: {width}px; height: 2000px"
+    frame.write_text(
+        f'<!doctype html><iframe src="measured.html" style="{style}"></iframe>', encoding="utf-8"
+    )
+    (line,) = open_page(frame, tmp_path).console
+    return line[1 : line.index('"', 1)]
 
 
 def picture(visit):
@@ -26,8 +50,7 @@ def test_page_is_quiet_and_shows_itself(page, tmp_path, dark, width):
     visit = open_page(page, tmp_path, dark=dark, width=width)
     assert visit.console == []
     assert visit.requests == []
-    assert visit.dom.count("<figure") == 3
-    assert visit.dom.count('<svg role="img"') == 5
+    assert visit.dom.count("<figure") == FIGURES
     image = picture(visit)
     assert image.size == (width, 3000)
     assert len(image.getcolors(image.width * image.height)) > 300
@@ -40,17 +63,27 @@ def test_page_is_quiet_and_shows_itself(page, tmp_path, dark, width):
 
 @pytest.mark.parametrize("width", [1000, 390])
 def test_page_is_not_wider_than_the_window(page, tmp_path, width):
-    # The page itself has no script; a copy of it measures. A window is never narrower than 500: use a frame.
-    script = "<script>console.log(document.documentElement.scrollWidth + ' of ' + innerWidth)</script>"
-    text = page.read_text(encoding="utf-8").replace("</body>", f"{script}</body>")
-    (tmp_path / "measured.html").write_text(text, encoding="utf-8")
-    frame = tmp_path / "frame.html"
-    style = f"border: 0; width: {width}px; height: 2000px"
-    frame.write_text(
-        f'<!doctype html><iframe src="measured.html" style="{style}"></iframe>', encoding="utf-8"
+    script = (
+        "document.querySelectorAll('details').forEach(one => one.open = true);"
+        "console.log(document.documentElement.scrollWidth + ' of ' + innerWidth)"
     )
-    (line,) = open_page(frame, tmp_path).console
-    assert line.startswith(f'"{width} of {width}"')
+    assert measured(page, tmp_path, script, width) == f"{width} of {width}"
+
+
+def test_everything_that_scrolls_or_opens_has_a_visible_focus(page, tmp_path):
+    script = """
+        let count = 0, seen = 0
+        for (const one of document.querySelectorAll('a, summary, .scroll, pre')) {
+            if (one.closest('details:not([open])') && one.tagName !== 'SUMMARY') continue
+            one.focus({focusVisible: true})
+            count += 1
+            const style = getComputedStyle(one)
+            seen += document.activeElement === one && style.outlineStyle === 'solid' && one.tabIndex === 0
+        }
+        console.log(seen + ' of ' + count)"""
+    seen, count = measured(page, tmp_path, script, 1000).split(" of ")
+    assert seen == count
+    assert int(count) > 20
 
 
 def test_helper_notices_errors_and_requests(tmp_path):

@@ -60,7 +60,7 @@ def test_contents(page, text):
     rows = re.findall(r'<tr><th scope="row">(.*?)</th>', text)
     assert rows[:5] == [*OPTIMIZERS, "cnn-large <small>teacher</small>"]
     assert "Difference to KD (points)" in text
-    assert text.count("<figure") == text.count("<figcaption") == 3
+    assert text.count("<figure") == text.count("<figcaption") == 4
     assert text.count("<details>") == 5
     assert "KD + DOT <small>seeds 0, 1; shown: seed 0</small>" in text
     assert "name = &quot;KD + DOT&quot;" in text
@@ -72,12 +72,12 @@ def test_markup_is_sound(text):
     names = [name for name, _ in seen]
     assert "script" not in names
     assert names.count("main") == names.count("h1") == 1
-    assert names.count("caption") == names.count("table") == 2
+    assert names.count("caption") == names.count("table") == 5
     ids = [attrs["id"] for _, attrs in seen if "id" in attrs]
     assert len(ids) == len(set(ids))
     assert all(attrs.get("scope") in ("row", "col") for name, attrs in seen if name == "th")
     charts = [attrs for name, attrs in seen if name == "svg" and "role" in attrs]
-    assert len(charts) == 5
+    assert len(charts) == 8
     assert all(attrs["role"] == "img" and attrs["aria-label"] for attrs in charts)
 
 
@@ -127,7 +127,7 @@ def test_one_seed_one_epoch(tmp_path, arms):
     tags(text)
     assert f"{arms[0]} has one seed only: no interval." in text
     assert ("Difference to" in text) == (len(arms) > 1)
-    assert ("Distillation loss, train" in text) == (arms != ("plain",))
+    assert ('<th scope="col">Distillation loss, train</th>' in text) == (arms != ("plain",))
 
 
 def test_without_a_best_epoch_there_is_no_column(tmp_path):

@@ -142,6 +142,36 @@ def test_data_seed_may_follow_the_run_seed(tmp_path):
     assert summary(tmp_path).notes == ()
 
 
+def test_the_effect_size_by_hand(tmp_path):
+    arm(tmp_path, "KD", {0: 0.90, 1: 0.91, 2: 0.92})
+    arm(tmp_path, "KD + DOT", {0: 0.91, 1: 0.93, 2: 0.95}, optimizer="dot")
+    (found,) = summary(tmp_path).to_sgd
+    assert found.effect == pytest.approx(2.0)  # differences 0.01, 0.02, 0.03: mean over deviation
+
+
+@pytest.mark.parametrize("accuracies", [{0: 0.95}, {0: 0.95, 1: 0.96}, {7: 0.9}])
+def test_without_spread_there_is_no_effect_size(tmp_path, accuracies):
+    arm(tmp_path, "KD", {0: 0.90, 1: 0.91})
+    arm(tmp_path, "KD + DOT", accuracies, optimizer="dot")
+    assert summary(tmp_path).to_sgd[0].effect is None
+
+
+def test_a_method_without_a_teacher_is_no_distillation(tmp_path):
+    arm(tmp_path, "a smoothed one", {0: 0.9})
+    arm(tmp_path, "plain", {0: 0.9}, method="")
+    runs = find_runs(tmp_path)
+    del next(run for run in runs if run.name == "a smoothed one").recipe["teacher"]
+    found = summarize(runs)
+    assert [(one.name, one.kind) for one in found.arms] == [("plain", "plain"), ("a smoothed one", "plain")]
+    assert found.to_plain == ()
+
+
+def test_many_arms_of_one_seed_are_noted_once(tmp_path):
+    for name in "abcde":
+        arm(tmp_path, name, {0: 0.9} if name != "e" else {0: 0.9, 1: 0.9})
+    assert summary(tmp_path).notes == ("4 of 5 arms have one seed only: no interval.",)
+
+
 def test_a_seed_twice_is_refused(tmp_path):
     arm(tmp_path / "a", "KD", {3: 0.9})
     arm(tmp_path / "b", "KD", {3: 0.9})

@@ -98,7 +98,8 @@ def test_only_dot_is_held_against_plain(tmp_path):
 
 
 def test_every_figure_is_explained():
-    assert set(READINGS) == {"losses", "task-loss", "gradients", "accuracy"}
+    kinds = {"losses", "task-loss", "gradients", "accuracy", "tradeoff", "sweep"}
+    assert set(READINGS) == kinds | {"landscape-task", "landscape-distill", "reliability", "robustness"}
 
 
 @pytest.mark.parametrize(
@@ -117,6 +118,7 @@ def test_points(fraction, expected):
         (0.000123, 0.00001, "0.000123 ± 0.000010"),
         (123.4, None, "123.40"),
         (0.0, 0.0, "0.00 ± 0.00"),
+        (0.21, 2.8e-17, "0.210 ± 0.000"),
     ],
 )
 def test_number(mean, error, expected):
