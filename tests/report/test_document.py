@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from dotkd.errors import BadInput
-from dotkd.report import read_extras, render, write, write_report
+from dotkd.report import lead, read_extras, render, write, write_report
 from dotkd.report.document import TABLES, compose
 from dotkd.report.text import READINGS
 from dotkd.runs import SWEEP, find_runs
@@ -82,7 +82,9 @@ def test_no_stray_numbers(full, name):
     assert not re.search(r"\b(nan|NaN|inf|Infinity|None)\b", text)
 
 
-def test_the_summary_speaks_of_the_best_values(document):
+def test_the_summary_speaks_of_the_best_values(full, document):
+    runs = find_runs(full[0])
+    assert lead(runs, read_extras(full[0], runs)) == document.lead
     assert document.lead[-1].startswith("Of each swept arm this summary speaks of the value that is best")
     assert sum("DOT against plain momentum" in sentence for sentence in document.lead) == 1
     (losses,) = (section for section in document.sections if section.key == "losses")

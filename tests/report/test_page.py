@@ -9,8 +9,10 @@ import pytest
 
 from dotkd.errors import BadInput
 from dotkd.report import render, write_report
+from dotkd.report.text import NOISY
 from dotkd.runs import find_runs
 
+from .extras import end_run
 from .folders import OPTIMIZERS, metrics, recipe, write_example, write_run
 
 VOID = {"meta", "br"}
@@ -105,6 +107,18 @@ def test_everything_from_files_is_escaped(tmp_path):
     assert "<script" not in text
     assert text.count("&lt;script&gt;") > 10
     assert "script" not in [name for name, _ in tags(text)]
+
+
+def test_wrong_labels_are_said_where_training_losses_are_shown(tmp_path):
+    for seed in range(2):
+        end_run(tmp_path, "KD", seed, (1.0, 2.0), change=("seed = 0\n", "seed = 0\nlabel_noise = 0.2\n"))
+    text = render(find_runs(tmp_path))
+    assert "20 % of the training labels are wrong" in text
+    captions = dict(
+        re.findall(r'<figure id="figure-(\w+)">.*?<figcaption>(.*?)</figcaption>', text, re.DOTALL)
+    )
+    assert {key for key, caption in captions.items() if NOISY in caption} == {"losses"}
+    assert "validation losses" in captions["tradeoff"]
 
 
 def test_environments_that_differ_are_all_shown(tmp_path):

@@ -1,11 +1,16 @@
-"""What a set of finished runs says: statistics, a paragraph that claims no more, figures, one page.
+"""What a set of finished runs says: statistics, sentences that claim no more, tables, figures, one page.
 
-``statistics`` turns runs into numbers, ``text`` the numbers into sentences, ``figures`` the runs into
-SVG; ``page`` puts them on one self-contained page. Nothing here trains or reads a data set.
+``inputs`` reads what lies beside the runs; ``statistics``, ``sweep``, ``tradeoff`` and ``measured`` turn all
+of it into numbers, ``text`` and ``findings`` the numbers into sentences, ``tables`` and ``figures`` into what
+their names say. ``document`` puts them in order, ``page`` and ``markdown`` write them. Nothing here trains or
+reads a data set.
 """
 
-from dotkd.report.page import render, write_report
+from dotkd.report.document import lead
+from dotkd.report.inputs import Extras, read_extras
+from dotkd.report.page import render
 from dotkd.report.statistics import Summary, summarize
 from dotkd.report.text import sentences
+from dotkd.report.write import write_report
 
-__all__ = ["Summary", "render", "sentences", "summarize", "write_report"]
+__all__ = ["Extras", "Summary", "lead", "read_extras", "render", "sentences", "summarize", "write_report"]

@@ -1,208 +1,110 @@
 """The page of a report: one HTML file that needs no network, no script and no other file.
 
-Here belongs what turns numbers, words and figures into HTML. Whatever comes from a run is escaped.
+Here belongs what turns a document into HTML. Whatever comes from a run is escaped.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from importlib.resources import files
-from pathlib import Path
+from itertools import count
 from string import Template
 from typing import Any
 
-from dotkd.errors import BadInput
-from dotkd.report.figures import Chart, Panel, charts
-from dotkd.report.statistics import Arm, Summary, summarize, without_seed
-from dotkd.report.text import interval, number, percent, points, reading, sentences
-from dotkd.runs import RunRecord, find_runs, write_text
+from dotkd.report.conditions import without_seed
+from dotkd.report.document import Document, Section, compose
+from dotkd.report.figures import Chart, Panel
+from dotkd.report.inputs import Extras
+from dotkd.report.tables.table import Table
+from dotkd.report.tables.write import to_html
+from dotkd.report.text import reading
+from dotkd.runs import RunRecord
 
-NAME = "report.html"
-NONE = '<td class="none">&ndash;</td>'
-
-
-def write_report(folder: Path) -> Path:
-    """Write the report of all finished runs in a folder.
-
-    Args:
-        folder: where the runs are, in it or below it.
-
-    Returns:
-        Path of the page, ``report.html`` in the folder; an older one is replaced in one move.
-
-    Raises:
-        BadInput: if there is no finished run, or no report can be made of those there are.
-    """
-    folder = Path(folder)
-    runs = find_runs(folder)
-    if not runs:
-        raise BadInput(f"{folder}: no finished run in this folder or below it")
-    try:
-        text = render(runs)
-    except BadInput as error:
-        raise BadInput(f"{folder}: {error}") from None
-    write_text(folder / NAME, text)
-    return folder / NAME
+_MANY_NOTES = 6  # more of them are folded
 
 
-def render(runs: Sequence[RunRecord]) -> str:
+def render(runs: Sequence[RunRecord], extras: Extras | None = None) -> str:
     """Make the page.
 
     Args:
         runs: finished runs, teachers too.
+        extras: what was found beside them.
 
     Returns:
         An HTML document, complete in itself.
 
     Raises:
-        BadInput: if no run is a student's, or an arm has a seed twice.
+        BadInput: if no run is a student's, an arm has a seed twice, or analyses do not fit together.
     """
-    summary = summarize(runs)
+    return to_page(compose(runs, extras or Extras()), runs)
+
+
+def to_page(document: Document, runs: Sequence[RunRecord]) -> str:
+    """Write a document as HTML, with the recipes and the environment of its runs.
+
+    Args:
+        document: the report.
+        runs: the runs that it is about.
+
+    Returns:
+        The page.
+    """
     home = files("dotkd.report")
-    title = _title(runs)
+    numbers = count(1)
+    links = [(section.key, section.title) for section in document.sections]
+    links += [("recipes", "Recipes"), ("environment", "Environment")]
     return Template(home.joinpath("page.html").read_text(encoding="utf-8")).substitute(
-        title=escape(title),
+        title=escape(document.title),
         style=home.joinpath("page.css").read_text(encoding="utf-8"),
-        facts=escape(_facts(runs, summary)),
-        summary="\n".join(f"<p>{escape(sentence)}</p>" for sentence in sentences(summary)),
-        notes=_notes(summary),
-        table=_table(summary),
-        figures="\n".join(
-            _figure(place, chart, noisy=any(_noise(runs)))
-            for place, chart in enumerate(charts(runs, summary), 1)
-        ),
+        facts=escape(document.facts),
+        links="\n".join(f'<li><a href="#{key}">{escape(title)}</a></li>' for key, title in links),
+        summary=_paragraphs(document.lead),
+        notes=_notes(document.notes),
+        sections="\n".join(_section(one, numbers, noisy=document.noisy) for one in document.sections),
         recipes="\n".join(_recipes(runs)),
         environment=_environment(runs),
     )
 
 
-def _title(runs: Sequence[RunRecord]) -> str:
-    return f"Distillation report: {_common(runs, 'data', 'name')}, {_common(runs, 'student', 'model')}"
+def _paragraphs(sentences: Sequence[str]) -> str:
+    return "\n".join(f"<p>{escape(sentence)}</p>" for sentence in sentences)
 
 
-def _common(runs: Sequence[RunRecord], table: str, key: str) -> str:
-    found = dict.fromkeys(str(run.recipe.get(table, {}).get(key, "?")) for run in runs if not run.is_teacher)
-    return " / ".join(found)
-
-
-def _facts(runs: Sequence[RunRecord], summary: Summary) -> str:
-    students = [run for run in runs if not run.is_teacher]
-    epochs = sorted({len(run.metrics) for run in students})
-    facts = [
-        _count(len(summary.arms), "arm"),
-        _count(len(students), "run"),
-        f"{' / '.join(map(str, epochs))} epoch" + ("" if epochs == [1] else "s"),
-        f"{' / '.join(sorted({f'{arm.parameters:,}' for arm in summary.arms}))} parameters",
-    ]
-    noise = _noise(students)
-    if any(noise):
-        shares = " / ".join(f"{100 * share:g}" for share in noise)
-        facts.append(f"{shares} % of the training labels are wrong")
-    return " · ".join(facts)
-
-
-def _noise(runs: Sequence[RunRecord]) -> list[float]:
-    return sorted({run.recipe["data"].get("label_noise", 0.0) for run in runs if not run.is_teacher})
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}" + ("" if number == 1 else "s")
-
-
-def _notes(summary: Summary) -> str:
-    if not summary.notes:
+def _notes(notes: Sequence[str]) -> str:
+    if not notes:
         return ""
-    items = "".join(f"<li>{escape(note)}</li>" for note in summary.notes)
-    return f'<ul class="notes" aria-label="Notes">{items}</ul>'
+    items = "".join(f"<li>{escape(note)}</li>" for note in notes)
+    text = f'<ul class="notes" aria-label="Notes">{items}</ul>'
+    if len(notes) > _MANY_NOTES:
+        return f"<details><summary>{len(notes)} notes on unequal conditions</summary>{text}</details>"
+    return text
 
 
-# ---------------------------------------------------------------- the table
-
-
-def _table(summary: Summary) -> str:
-    best, distill = (any(getattr(arm, key) for arm in summary.arms) for key in ("best", "distill_loss"))
-    differs = len(summary.arms) > 1
-    heads = [
-        ("Arm", True),
-        ("Seeds", True),
-        ("Test accuracy, last epoch (%)", True),
-        ("Test accuracy, best epoch (%)", best),
-        (f"Difference to {summary.baseline} (points)", differs),
-        ("Task loss, train", True),
-        ("Distillation loss, train", distill),
-        ("Seconds", True),
+def _section(section: Section, numbers: Iterator[int], *, noisy: bool) -> str:
+    parts = [
+        to_html(part) if isinstance(part, Table) else _figure(next(numbers), part, noisy=noisy)
+        for part in section.parts
     ]
-    shown = [show for _, show in heads]
-    rows = [_row(_cells(arm, summary), shown) for arm in summary.arms]
-    rows += [
-        _row(
-            [
-                escape(t.name) + ("" if "teacher" in t.name.lower() else " <small>teacher</small>"),
-                "1",
-                f"{100 * t.test_accuracy:.2f}",
-            ]
-            + [""] * 5,
-            shown,
-        )
-        for t in summary.teachers
-    ]
-    head = "".join(f'<th scope="col">{escape(text)}</th>' for text, show in heads if show)
-    caption = (
-        "Means over seeds ± standard error; accuracies on the test set, losses raw and of the last epoch."
-    )
-    if best:
-        caption += " The best epoch is the one chosen on validation images."
-    if differs:
-        caption += " Differences are paired by seed, with their 95 % interval."
+    said = f'<div class="said">{_paragraphs(section.sentences)}</div>' if section.sentences else ""
     return (
-        f'<div class="scroll" tabindex="0" role="region" aria-label="Results"><table>'
-        f"<caption>{escape(caption)}</caption><thead><tr>{head}</tr></thead>"
-        f"<tbody>{''.join(rows)}</tbody></table></div>"
+        f'<section aria-labelledby="{section.key}"><h2 id="{section.key}">{escape(section.title)}</h2>\n'
+        + "\n".join([said, *parts])
+        + "</section>"
     )
-
-
-def _cells(arm: Arm, summary: Summary) -> list[str]:
-    """HTML of an arm's cells in the order of the heads; empty where it has nothing to show."""
-    to_baseline = ""
-    if arm.name == summary.baseline:
-        to_baseline = "<small>baseline</small>"
-    for difference in summary.to_baseline:
-        if difference.arm == arm.name and difference.mean is not None:
-            to_baseline = points(difference.mean)
-            if difference.low is not None:
-                to_baseline += f" <small>{interval(difference)}</small>"
-    return [
-        escape(arm.name),
-        str(arm.test.n),
-        percent(arm.test),
-        percent(arm.best) if arm.best else "",
-        to_baseline,
-        number(arm.task_loss) if arm.task_loss else "",
-        number(arm.distill_loss) if arm.distill_loss else "",
-        f"{arm.seconds:,.0f}" if arm.seconds >= 10 else f"{arm.seconds:.1f}",
-    ]
-
-
-def _row(cells: Sequence[str], shown: Sequence[bool]) -> str:
-    first, *others = (cell for cell, show in zip(cells, shown, strict=True) if show)
-    return (
-        f'<tr><th scope="row">{first}</th>'
-        + "".join(f"<td>{c}</td>" if c else NONE for c in others)
-        + "</tr>"
-    )
-
-
-# ---------------------------------------------------------------- figures, recipes, environment
 
 
 def _figure(place: int, chart: Chart, *, noisy: bool) -> str:
     legend = "".join(
         f'<li><span aria-hidden="true">{sample}</span>{escape(name)}</li>' for sample, name in chart.legend
     )
-    panels = "".join(_panel(panel) for panel in chart.panels)
+    if legend:
+        legend = f'<ul class="legend">{legend}</ul>'
+    scale = f'<div class="scale">{_panel(chart.scale)}</div>' if chart.scale else ""
+    panels = "".join(map(_panel, chart.panels))
     return (
-        f'<figure id="{chart.key}"><ul class="legend">{legend}</ul><div class="panels">{panels}</div>'
+        f'<figure id="figure-{chart.key}">{legend}{scale}'
+        f'<div class="panels{" small" * chart.small}">{panels}</div>'
         f"<figcaption><strong>Figure {place}.</strong> {escape(chart.caption)} "
-        f"{escape(reading(chart.key, noisy=noisy))}</figcaption></figure>"
+        f"{escape(reading(chart.key, noisy=noisy and chart.of_training))}</figcaption></figure>"
     )
 
 
@@ -228,7 +130,7 @@ def _recipes(runs: Sequence[RunRecord]) -> Iterator[str]:
         shown = f"; shown: seed {members[0].seed}" if len(members) > 1 else ""
         yield (
             f"<details><summary>{text}{shown}</small></summary>"
-            f"<pre><code>{escape(members[0].recipe_text.strip())}</code></pre></details>"
+            f'<pre tabindex="0"><code>{escape(members[0].recipe_text.strip())}</code></pre></details>'
         )
 
 

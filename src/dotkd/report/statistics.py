@@ -1,23 +1,24 @@
-"""The numbers of a report: means and errors of each arm, differences paired by seed, what was unequal.
+"""The numbers of a report: means and errors of each arm, and differences paired by seed.
 
 Here belongs everything that is computed from runs; how it is said or drawn belongs to the neighbours.
 Accuracies stay fractions here. An interval is a two-sided 95 % interval of Student's t.
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from itertools import combinations
 from typing import Any
 
 import numpy as np
 
 from dotkd.errors import BadInput
+from dotkd.report.conditions import ORDER, kind_of, notes, partners, teacher_notes
 from dotkd.runs import RunRecord
 
-_TAUGHT = ("label_noise", "train_images", "validation", "seed")
-ORDER = ("plain", "sgd", "dot", "control")
 LEVEL = 0.95
+_NO_SPREAD = 1e-9  # accuracies are counts of few images: equal differences do occur
+
+Measure = Callable[[RunRecord], float | None]
 
 
 @dataclass(frozen=True)
@@ -34,26 +35,35 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Arm:
-    """What the runs of one name have in common; ``kind`` is one of ORDER, or another optimizer's name."""
+    """What the runs of one name have in common; ``kind`` is one of ORDER, or another optimizer's name.
+
+    ``test``, ``validation`` and the losses are of the last epoch, ``best`` is the test accuracy of the
+    epoch chosen on validation images. ``epochs`` and ``best_epochs`` are those epochs, seed by seed.
+    """
 
     name: str
     kind: str
     seeds: tuple[int, ...]
+    epochs: tuple[int, ...]
+    best_epochs: tuple[int, ...]
     test: Estimate
     best: Estimate | None
+    validation: Estimate | None
     task_loss: Estimate | None
     distill_loss: Estimate | None
+    validation_loss: Estimate | None
+    validation_distill_loss: Estimate | None
     seconds: float
     parameters: int
 
 
 @dataclass(frozen=True)
 class Difference:
-    """Test accuracy after the last epoch, ``arm`` minus ``against``, over the seeds that both have.
+    """A measure of two arms, ``arm`` minus ``against``, over the seeds that both have.
 
     ``verdict`` is "higher" or "lower" where the interval excludes 0, "not distinguishable" where it
-    contains 0, "one seed" and "no spread" where
-    there is no interval, and "no common seed".
+    contains 0, "one seed" and "no spread" where there is no interval, and "no common seed". ``effect`` is
+    Cohen's d_z: the mean of the differences over their standard deviation, where they have one.
     """
 
     arm: str
@@ -63,6 +73,7 @@ class Difference:
     low: float | None
     high: float | None
     verdict: str
+    effect: float | None = None
 
 
 @dataclass(frozen=True)
@@ -76,7 +87,7 @@ class Teacher:
 
 @dataclass(frozen=True)
 class Summary:
-    """All numbers of a report.
+    """All numbers of a report that quote the test accuracy after the last epoch.
 
     ``to_baseline`` has every other arm, ``to_plain`` every distilled arm, ``to_sgd`` each DOT arm
     against plain momentum with its method, ``to_control`` each DOT arm against its matched control.
@@ -118,7 +129,8 @@ def summarize(runs: Sequence[RunRecord]) -> Summary:
     distilled = [name for name, kind in kinds.items() if kind != "plain"]
     sgd, dot, controls = ([name for name in distilled if kinds[name] == kind] for kind in ORDER[1:])
     baseline = (sgd if len(sgd) == 1 else distilled or plain)[0]
-    with_sgd, with_control = (_partners(groups, dot, others) for others in (sgd, controls))
+    with_sgd, with_control = (partners(groups, dot, others) for others in (sgd, controls))
+    teachers = [run for run in runs if run.is_teacher]
 
     def differences(pairs: Sequence[tuple[str, str]]) -> tuple[Difference, ...]:
         return tuple(difference(groups[arm], groups[against]) for arm, against in pairs)
@@ -130,15 +142,8 @@ def summarize(runs: Sequence[RunRecord]) -> Summary:
         to_plain=differences([(name, plain[0]) for name in distilled if plain]),
         to_sgd=differences(with_sgd),
         to_control=differences(with_control),
-        teachers=tuple(
-            Teacher(run.name, run.seed, run.results["last"]["test_accuracy"])
-            for run in runs
-            if run.is_teacher
-        ),
-        notes=(
-            *_notes(groups, [*with_sgd, *with_control]),
-            *_teacher_notes([run for run in runs if run.is_teacher], groups),
-        ),
+        teachers=tuple(Teacher(run.name, run.seed, run.results["last"]["test_accuracy"]) for run in teachers),
+        notes=(*notes(groups, [*with_sgd, *with_control]), *teacher_notes(teachers, groups)),
     )
 
 
@@ -162,16 +167,43 @@ def by_arm(runs: Sequence[RunRecord]) -> dict[str, list[RunRecord]]:
             raise BadInput(f"arm {run.name!r} has seed {run.seed} twice: {where}; move one of them away")
         members.append(run)
 
-    def place(name: str) -> tuple[int, str]:
-        kind = kind_of(groups[name][0])
-        return (ORDER.index(kind) if kind in ORDER else len(ORDER), name)
+    def place(name: str) -> tuple[int, bool, str]:
+        run = groups[name][0]
+        kind = kind_of(run)
+        # Among the arms without a teacher the student as it is comes before, say, label smoothing.
+        return (ORDER.index(kind) if kind in ORDER else len(ORDER), "method" in run.recipe, name)
 
     return {name: groups[name] for name in sorted(groups, key=place)}
 
 
-def kind_of(run: RunRecord) -> str:
-    """Tell "plain" from the optimizer's name of a distilled run."""
-    return str(run.recipe["optimizer"]["name"]) if run.recipe.get("method") else "plain"
+# ---------------------------------------------------------------- what is measured
+
+
+def last_test(run: RunRecord) -> float | None:
+    """Give the test accuracy after the last epoch."""
+    return known(run.results["last"]["test_accuracy"])
+
+
+def best_test(run: RunRecord) -> float | None:
+    """Give the test accuracy of the epoch that was best on validation images, if one was chosen."""
+    best = run.results.get("best")
+    return known(best.get("test_accuracy")) if best else None
+
+
+def at_end(column: str) -> Measure:
+    """Make a measure of a column of the metrics, at the last epoch."""
+    return lambda run: known(run.metrics[-1].get(column))
+
+
+def known(value: Any) -> float | None:
+    """Return a finite number as it is, and nothing for anything else."""
+    return value if isinstance(value, int | float) and math.isfinite(value) else None
+
+
+def over_seeds(runs: Iterable[RunRecord], measure: Measure) -> Estimate | None:
+    """Estimate a measure over the runs that have it; nothing if none has."""
+    found = [value for value in map(measure, runs) if value is not None]
+    return estimate(found) if found else None
 
 
 def estimate(values: Sequence[float]) -> Estimate:
@@ -187,129 +219,50 @@ def estimate(values: Sequence[float]) -> Estimate:
     return Estimate(n, mean, deviation, error, mean - reach, mean + reach)
 
 
-def difference(arm: Sequence[RunRecord], against: Sequence[RunRecord]) -> Difference:
-    """Compare the last test accuracies of two arms, seed by seed."""
-    ours, theirs = (
-        {run.seed: run.results["last"]["test_accuracy"] for run in runs} for runs in (arm, against)
-    )
+def difference(
+    arm: Sequence[RunRecord], against: Sequence[RunRecord], measure: Measure = last_test
+) -> Difference:
+    """Compare a measure of two arms seed by seed; the test accuracy after the last epoch by default."""
+    ours, theirs = (_by_seed(runs, measure) for runs in (arm, against))
     seeds = tuple(seed for seed in ours if seed in theirs)
     names = (arm[0].name, against[0].name)
     if not seeds:
         return Difference(*names, seeds, None, None, None, "no common seed")
     paired = estimate([ours[seed] - theirs[seed] for seed in seeds])
+    effect = None
     if paired.low is None or paired.high is None:
         verdict = "one seed"
-    elif paired.high - paired.low < 1e-9:  # accuracies are counts of few images: equal ones do occur
+    elif paired.high - paired.low < _NO_SPREAD:
         verdict = "no spread"
-    elif paired.low <= 0 <= paired.high:
-        verdict = "not distinguishable"
     else:
-        verdict = "higher" if paired.mean > 0 else "lower"
-    return Difference(*names, seeds, paired.mean, paired.low, paired.high, verdict)
+        effect = paired.mean / paired.deviation if paired.deviation else None
+        if paired.low <= 0 <= paired.high:
+            verdict = "not distinguishable"
+        else:
+            verdict = "higher" if paired.mean > 0 else "lower"
+    return Difference(*names, seeds, paired.mean, paired.low, paired.high, verdict, effect)
+
+
+def _by_seed(runs: Iterable[RunRecord], measure: Measure) -> Mapping[int, float]:
+    found = {run.seed: measure(run) for run in runs}
+    return {seed: value for seed, value in found.items() if value is not None}
 
 
 def _arm(runs: Sequence[RunRecord]) -> Arm:
-    def over(values: Sequence[float | None]) -> Estimate | None:
-        known = [value for value in values if value is not None]
-        return estimate(known) if known else None
-
+    chosen = [run.results["best"]["epoch"] for run in runs if run.results.get("best")]
     return Arm(
         name=runs[0].name,
         kind=kind_of(runs[0]),
         seeds=tuple(run.seed for run in runs),
+        epochs=tuple(run.results["last"]["epoch"] for run in runs),
+        best_epochs=tuple(chosen),
         test=estimate([run.results["last"]["test_accuracy"] for run in runs]),
-        best=over([run.results["best"]["test_accuracy"] for run in runs if run.results.get("best")]),
-        task_loss=over([run.metrics[-1]["train_task_loss"] for run in runs]),
-        distill_loss=over([run.metrics[-1]["train_distill_loss"] for run in runs]),
+        best=over_seeds(runs, best_test),
+        validation=over_seeds(runs, at_end("validation_accuracy")),
+        task_loss=over_seeds(runs, at_end("train_task_loss")),
+        distill_loss=over_seeds(runs, at_end("train_distill_loss")),
+        validation_loss=over_seeds(runs, at_end("validation_loss")),
+        validation_distill_loss=over_seeds(runs, at_end("validation_distill_loss")),
         seconds=float(np.mean([run.results["seconds"] for run in runs])),
         parameters=int(runs[0].results["parameters"]),
     )
-
-
-# ---------------------------------------------------------------- what was unequal
-
-
-def _partners(
-    groups: Mapping[str, Sequence[RunRecord]], arms: Sequence[str], others: Sequence[str]
-) -> list[tuple[str, str]]:
-    """For each arm the other one with its method whose settings are nearest."""
-    pairs = []
-    for name in arms:
-        mine = groups[name][0].recipe
-        same = [
-            other for other in others if groups[other][0].recipe["method"]["name"] == mine["method"]["name"]
-        ]
-        if same:
-            pairs.append((name, min(same, key=lambda other: len(_settings(mine, groups[other][0].recipe)))))
-    return pairs
-
-
-def _settings(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
-    """Settings of method and optimizer that differ, save what makes them different optimizers."""
-    optimizers = {key: one["optimizer"][key] for key in one["optimizer"] if key in other["optimizer"]}
-    return [
-        *_unequal("method", one.get("method", {}), other.get("method", {})),
-        *_unequal("optimizer", optimizers, {key: other["optimizer"][key] for key in optimizers}, {"name"}),
-    ]
-
-
-def _unequal(
-    table: str, one: Mapping[str, Any], other: Mapping[str, Any], but: frozenset[str] | set[str] = frozenset()
-) -> list[str]:
-    keys = [key for key in {**one, **other} if key not in but and one.get(key) != other.get(key)]
-    return [f"{table}.{key} ({one.get(key, 'absent')} and {other.get(key, 'absent')})" for key in keys]
-
-
-def _notes(groups: Mapping[str, Sequence[RunRecord]], pairs: Sequence[tuple[str, str]]) -> Iterator[str]:
-    for name, runs in groups.items():
-        if any(without_seed(run) != without_seed(runs[0]) for run in runs):
-            yield f"The runs of {name} do not all have the same recipe: its mean mixes them."
-        if len({run.environment.get("teacher_checksum") for run in runs}) > 1:
-            yield f"The runs of {name} do not all have the same teacher: its mean mixes them."
-        if len(runs) == 1:
-            yield f"{name} has one seed only: no interval."
-    for first, name in combinations(groups, 2):
-        found = _conditions(groups[first], groups[name])
-        if found:
-            yield f"{first} and {name} were not run under equal conditions: {', '.join(found)}."
-    for name, other in pairs:
-        found = _settings(groups[name][0].recipe, groups[other][0].recipe)
-        if found:
-            yield f"{name} and {other} differ in more than the kind of optimizer: {', '.join(found)}."
-
-
-def _teacher_notes(teachers: Sequence[RunRecord], groups: Mapping[str, Sequence[RunRecord]]) -> Iterator[str]:
-    """Say where a teacher had other data than the students it taught."""
-    students = next(iter(groups.values()))[0].recipe["data"]
-    for teacher in teachers:
-        theirs = {key: value for key, value in teacher.recipe["data"].items() if key in _TAUGHT}
-        found = _unequal("data", theirs, {key: students.get(key) for key in theirs})
-        if found:
-            yield f"{teacher.name} and its students had different data: {', '.join(found)}."
-
-
-def _conditions(one: Sequence[RunRecord], other: Sequence[RunRecord]) -> list[str]:
-    """What differs in data, teacher, student, schedule and run; the data's seed only between equal seeds."""
-    theirs = {run.seed: run for run in other}
-    shared = [(run, theirs[run.seed]) for run in one if run.seed in theirs]
-    but = {"seed"} if not shared else set()
-    found: dict[str, None] = {}
-    for mine, its in shared or [(one[0], other[0])]:
-        for table in ("data", "student", "schedule"):
-            found.update(
-                dict.fromkeys(_unequal(table, mine.recipe.get(table, {}), its.recipe.get(table, {}), but))
-            )
-        found.update(dict.fromkeys(_unequal("run", mine.recipe["run"], its.recipe["run"], {"seed"})))
-        if "method" in mine.recipe and "method" in its.recipe:
-            ours, other_ones = (run.environment.get("teacher_checksum") for run in (mine, its))
-            if ours != other_ones:
-                found[f"the teacher ({ours} and {other_ones})"] = None
-    return list(found)
-
-
-def without_seed(run: RunRecord) -> dict[str, Any]:
-    """Give the recipe without what may differ from seed to seed."""
-    return {
-        key: {inner: value[inner] for inner in value if inner != "seed"} if isinstance(value, dict) else value
-        for key, value in run.recipe.items()
-    }

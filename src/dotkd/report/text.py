@@ -4,28 +4,47 @@ A sentence here claims what its interval allows and nothing more; plain text, es
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 from dotkd.report.statistics import Difference, Estimate, Summary
 
 MINUS = "\N{MINUS SIGN}"
 
 READINGS = {
-    "losses": (
-        "Lower is better in both panels, and a gain in one that costs in the other is a trade-off between "
-        "the losses; they are raw, before any weight, so arms can be compared within a panel but not across."
-    ),
-    "task-loss": (
-        "Lower is better, on training images: it does not tell how well the student does on others."
-    ),
-    "gradients": (
-        "Below 0 the two losses pull against each other on the probe batch, above 0 they agree; a norm "
-        "ratio above 1 means that the task gradient is the longer one."
-    ),
     "accuracy": (
         "Each small dot is one seed; a diamond, where there are several, is their mean with its 95 % "
         "interval; overlapping intervals decide nothing, because the table compares arms seed by seed."
     ),
+    "sweep": (
+        "Higher is better in the first panel, lower in the others; values were compared seed by seed above, "
+        "which the bars do not show."
+    ),
+    "tradeoff": (
+        "Lower left is better: whoever lies below and to the left of another is lower in both losses. Where "
+        "only the weights of the losses were swept, the joined ends are what reweighting reaches."
+    ),
+    "losses": (
+        "Lower is better in all panels, and a gain in one that costs in the other is a trade-off between "
+        "the losses; they are raw, before any weight, so arms can be compared within a panel but not across."
+    ),
+    "task-loss": "Lower is better; on training images it does not tell how well the student does on others.",
+    "gradients": (
+        "Below 0 the two losses pull against each other on the probe batch, above 0 they agree; a norm "
+        "ratio above 1 means that the task gradient is the longer one."
+    ),
+    "landscape-task": (
+        "The cross is the student; colours and levels are the same for all arms, and so are the directions, "
+        "in units of each filter's own length. The wider apart the lines, the flatter."
+    ),
+    "landscape-distill": (
+        "Drawn like the figure before, with levels of its own: compare arms within a figure. Arms with "
+        "different distillation losses do not compare."
+    ),
+    "reliability": (
+        "On the diagonal confidence is what it says; below it the student is too sure of itself, above it "
+        "not sure enough. Bins with few images jump about."
+    ),
+    "robustness": "The flatter, the more robust; the strengths are this library's own.",
 }
 
 
@@ -37,36 +56,42 @@ def reading(figure: str, *, noisy: bool) -> str:
 
     Args:
         figure: its key.
-        noisy: whether some training labels are wrong.
+        noisy: whether it shows losses of training images of which some have a wrong label.
 
     Returns:
         A sentence or two.
     """
-    return f"{READINGS[figure]} {NOISY}" if noisy and "loss" in figure else READINGS[figure]
+    return f"{READINGS[figure]} {NOISY}" if noisy else READINGS[figure]
 
 
-def sentences(summary: Summary) -> list[str]:
+def sentences(summary: Summary, arms: Collection[str] | None = None) -> list[str]:
     """Say what the numbers allow to be said.
 
     Args:
         summary: the numbers.
+        arms: names of those to speak of, as a sweep has too many; by default all.
 
     Returns:
         Sentences, one finding each: what is quoted, whether distillation helps, whether DOT differs from
         plain momentum and from its matched control, and what the intervals do not cover.
     """
-    kinds = {arm.name: arm.kind for arm in summary.arms}
-    plain_momentum = [d for d in summary.to_plain if kinds[d.arm] == "sgd"]
-    over_plain = plain_momentum or [d for d in summary.to_plain if d.arm == summary.baseline]
+    kinds = {arm.name: arm.kind for arm in summary.arms if arms is None or arm.name in arms}
+    over_plain = _over_plain(summary, kinds)
     said = [
         "Quoted is the test accuracy after the last epoch; the test images were read after training.",
         *_distillation(summary, over_plain),
     ]
-    shown = list(over_plain)
-    if "dot" in kinds.values():
-        said += [*_dot(summary)]
-        shown += [*summary.to_sgd, *summary.to_control]
-    return [*said, *_caveat(shown)]
+    dots = [name for name, kind in kinds.items() if kind == "dot"]
+    said += _dot(summary, dots)
+    against = [d for d in (*summary.to_sgd, *summary.to_control) if d.arm in dots]
+    return [*said, *_caveat([*over_plain, *against])]
+
+
+def _over_plain(summary: Summary, arms: Collection[str]) -> list[Difference]:
+    """Pick the differences that tell whether distillation helps: plain momentum's, else the baseline's."""
+    kinds = {arm.name: arm.kind for arm in summary.arms}
+    plain_momentum = [d for d in summary.to_plain if kinds[d.arm] == "sgd" and d.arm in arms]
+    return plain_momentum or [d for d in summary.to_plain if d.arm == summary.baseline]
 
 
 def _distillation(summary: Summary, over_plain: Sequence[Difference]) -> Iterator[str]:
@@ -78,16 +103,14 @@ def _distillation(summary: Summary, over_plain: Sequence[Difference]) -> Iterato
         yield f"Distillation: {compared(difference)}."
 
 
-def _dot(summary: Summary) -> Iterator[str]:
-    for arm in summary.arms:
-        if arm.kind != "dot":
-            continue
-        beside = [difference for difference in summary.to_sgd if difference.arm == arm.name]
-        matched = [difference for difference in summary.to_control if difference.arm == arm.name]
+def _dot(summary: Summary, arms: Sequence[str]) -> Iterator[str]:
+    for name in arms:
+        beside = [difference for difference in summary.to_sgd if difference.arm == name]
+        matched = [difference for difference in summary.to_control if difference.arm == name]
         for difference in beside:
             yield f"DOT against plain momentum: {compared(difference)}."
         if not beside:
-            yield f"{arm.name} has no arm with plain momentum and its method to be compared with."
+            yield f"{name} has no arm with plain momentum and its method to be compared with."
         for difference in matched:
             yield (
                 "DOT against its control, which has one momentum and the weights that DOT's two come to in "
@@ -95,7 +118,7 @@ def _dot(summary: Summary) -> Iterator[str]:
             )
         if not matched:
             yield (
-                f"Without a gain-matched control, an effect of {arm.name} may be memory or only a heavier "
+                f"Without a gain-matched control, an effect of {name} may be memory or only a heavier "
                 "weight on the distillation loss: the two were not told apart."
             )
 
@@ -160,9 +183,40 @@ def percent(estimate: Estimate) -> str:
     return f"{100 * estimate.mean:.2f}" + ("" if estimate.error is None else f" ± {100 * estimate.error:.2f}")
 
 
+def effect(size: float) -> str:
+    """Write an effect size."""
+    return f"{size:+.2f}".replace("-", MINUS)
+
+
+def seconds(value: float) -> str:
+    """Write a time."""
+    return f"{value:,.0f}" if value >= 10 else f"{value:.1f}"
+
+
+def large(count: float) -> str:
+    """Write a large count with its prefix.
+
+    Args:
+        count: at least 0.
+
+    Returns:
+        Three digits and k, M, G or T.
+
+    Example:
+        >>> large(41_330_000), large(512)
+        ('41.3 M', '512')
+    """
+    for size, prefix in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if count >= size:
+            return f"{count / size:.3g} {prefix}"
+    return f"{count:.0f}"
+
+
 def number(estimate: Estimate) -> str:
     """Write a loss, with its standard error where there is one, to as many digits as both need to be seen."""
     error = estimate.error or 0.0
+    if error < 1e-9 * abs(estimate.mean):  # what rounding leaves of equal values
+        error = 0.0
     digits = max(_digits(estimate.mean) + 2, _digits(error) if error else 0)
     mean = f"{estimate.mean:.{digits}f}".replace("-", MINUS)
     return mean if estimate.error is None else f"{mean} ± {error:.{digits}f}"

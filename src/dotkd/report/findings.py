@@ -1,0 +1,126 @@
+"""What the numbers of a sweep, of the trade-off and of a tuning allow to be said.
+
+A sentence here states counts of seeds, or what an interval allows, and nothing more; plain text, escaped by
+whoever shows it.
+"""
+
+from collections.abc import Collection, Iterator, Sequence
+
+from dotkd.report.inputs import Tuning
+from dotkd.report.sweep import Choice, Series
+from dotkd.report.text import compared
+from dotkd.report.tradeoff import AgainstFront, BothLower
+
+
+def chosen(best_of: Sequence[Choice], every: Sequence[Series], missing: Sequence[str]) -> Iterator[str]:
+    """Say which value of a sweep is best on validation images, and whether it differs from others there.
+
+    Args:
+        best_of: the best values.
+        every: all series of the sweep.
+        missing: arms of the sweep without a finished run.
+
+    Yields:
+        Sentences.
+    """
+    for choice in best_of:
+        keys = " and ".join(choice.series.keys)
+        count = len(choice.series.points)
+        best = (
+            f"{choice.series.base}: {keys} = {choice.best.label} is best on validation images "
+            f"({100 * choice.accuracy:.2f} %, the highest mean of {count} value{'s' * (count > 1)})."
+        )
+        yield " ".join([best, *(f"There {compared(difference)}." for difference in choice.against)])
+    if any(difference.low is not None for choice in best_of for difference in choice.against):
+        yield (
+            "A best value was picked because it came out highest, which these intervals do not account for: "
+            "they lean in its favour."
+        )
+    unchosen = [series.base for series in every if series.base not in {c.series.base for c in best_of}]
+    if unchosen:
+        yield (
+            f"No value is chosen for {', '.join(unchosen)}: not every run has a validation accuracy, and "
+            "test images choose nothing."
+        )
+    if missing:
+        yield f"Without a finished run, and so left out: {', '.join(missing)}."
+
+
+def beside_front(found: Sequence[AgainstFront], arms: Collection[str], split: str) -> Iterator[str]:
+    """Say for how many seeds DOT lies below the front that reweighting reaches.
+
+    Args:
+        found: the counts.
+        arms: names of the DOT arms to speak of.
+        split: whose losses they are.
+
+    Yields:
+        Sentences.
+    """
+    for one in found:
+        if one.arm not in arms:
+            continue
+        if not one.seeds:
+            yield f"{one.arm} has no seed in common with all weightings of {one.base}: nothing is counted."
+            continue
+        seeds = len(one.seeds)
+        past = ""
+        if one.beyond:
+            past = f" For {_of(one.beyond, seeds)} it lies past an end of that front, where no line can say."
+        yield (
+            f"{one.arm} beside the front of {one.base} ({one.arms} weightings, {split} losses after the last "
+            f"epoch): no weighting dominates it for {_of(one.not_dominated, seeds)}, and it lies below the "
+            f"front for {_of(one.below, seeds)}.{past}"
+        )
+
+
+def no_front(dots: Sequence[str]) -> str:
+    """Say that the weights were not swept, so that nothing is known of a front."""
+    return (
+        "The weights of the losses were not swept with plain momentum, so whether reweighting alone would "
+        f"reach what {' and '.join(dots)} reach{'es' * (len(dots) == 1)} was not measured."
+    )
+
+
+def both(found: Sequence[BothLower], split: str) -> Iterator[str]:
+    """Say for how many seeds an arm is lower in both losses than another.
+
+    Args:
+        found: the counts.
+        split: whose losses they are.
+
+    Yields:
+        Sentences.
+    """
+    for one in found:
+        yield (
+            f"{one.arm} against {one.against}, {split} losses after the last epoch: the task loss is lower "
+            f"for {_of(one.task, one.seeds)}, the distillation loss for {_of(one.distill, one.seeds)}, both "
+            f"for {_of(one.both, one.seeds)}."
+        )
+
+
+def budget(tuning: Tuning) -> str:
+    """Say whether all arms tried the same learning rates as often.
+
+    Args:
+        tuning: what was tried.
+
+    Returns:
+        A sentence.
+    """
+    unequal = [
+        name for name, arm in tuning.arms.items() if any(arm.at(rate) is None for rate in tuning.rates)
+    ]
+    if unequal:
+        return (
+            f"Budgets were not equal: {', '.join(unequal)} did not try all of the {len(tuning.rates)} rates."
+        )
+    return (
+        f"Budgets were equal: every arm tried the same {len(tuning.rates)} learning rates with the same "
+        f"{len(tuning.seeds)} seeds, judged on validation images."
+    )
+
+
+def _of(count: int, seeds: int) -> str:
+    return f"{count} of {seeds} seed{'s' * (seeds > 1)}"
