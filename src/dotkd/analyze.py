@@ -38,8 +38,8 @@ from dotkd.data import Batch, Images
 from dotkd.data.randomness import random_stream
 from dotkd.distiller import Distiller
 from dotkd.errors import BadInput
-from dotkd.networks import build_teacher
-from dotkd.recipe import load_recipe
+from dotkd.networks import build_teacher, refuse_own_code
+from dotkd.recipe import Recipe, load_recipe
 from dotkd.runs import ANALYSIS, ENVIRONMENT, RECIPE, STUDENT, is_finished, read_json, write_json
 from dotkd.train.environment import file_checksum
 from dotkd.train.evaluate import in_evaluation_mode
@@ -51,6 +51,7 @@ _REACH, _RHO, _EPSILON, _TRACE_SAMPLES, _CURVED = 1.0, 0.05, 2 / 255, 32, 256
 
 def analyze(
     folder: Path,
+    recipe: Recipe | None = None,
     *,
     parts: Sequence[str] = PARTS,
     images: int = 1000,
@@ -61,6 +62,7 @@ def analyze(
 
     Args:
         folder: The run folder.
+        recipe: Its recipe, where its student is a function of your own; None to read it from the folder.
         parts: Out of ``"landscape"``, ``"sharpness"``, ``"quality"`` and ``"cost"``; what an earlier call
             found of the others is kept.
         images: On how many images, of the validation split where there is one, else of the test split.
@@ -82,7 +84,7 @@ def analyze(
         raise BadInput(f"unknown part {unknown_parts[0]!r} (known: {', '.join(PARTS)})")
     if grid < 3 or grid % 2 == 0:
         raise BadInput(f"grid must be an odd number of at least 3, got {grid}")
-    session = _session(folder)
+    session = _session(folder, recipe)
     split = "test" if session.data.validation is None else "validation"
     judged = _some(getattr(session.data, split), images)
     # A method that remembers training images has no loss on others.
@@ -106,9 +108,14 @@ def analyze(
     return found
 
 
-def _session(folder: Path) -> Session:
+def _session(folder: Path, given: Recipe | None) -> Session:
     """Bring a run to the state at its end, with its teacher."""
     recipe = load_recipe(folder / RECIPE)
+    if given is not None:
+        run = given.run.model_copy(update={"seed": recipe.run.seed})
+        recipe = given.model_copy(update={"run": run})
+    else:
+        refuse_own_code(recipe, folder)
     teacher = None if recipe.teacher is None else build_teacher(recipe, _teacher(folder))
     session = start(recipe, teacher)
     restore(session, folder)
@@ -138,7 +145,7 @@ def _some(data: Images, count: int) -> Images:
 
 
 def _mean_losses(session: Session, data: Images) -> dict[str, Tensor]:
-    """Mean losses over a data set, raw, and their sum as it is differentiated, in batches of the run's size."""
+    """Mean losses over a data set, raw, and their sum as it is differentiated, in batches."""
     sums: dict[str, Tensor] = {}
     for batch in data.batches(session.recipe.data.batch_size):
         for name, value in _losses(session, batch).items():

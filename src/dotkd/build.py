@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dotkd.data import Images, Splits, load_data
+from dotkd.data import DataFacts, Images, Splits, load_data
 from dotkd.data.randomness import random_stream
 from dotkd.distiller import Distiller
 from dotkd.errors import BadInput
@@ -71,9 +71,22 @@ def build_device(device: str) -> torch.device:
     return chosen
 
 
-def build_model(name: str, table: Network, data: Data, *, pretrained: bool = True) -> ImageModel:
-    """Make a network for a data set; without ``pretrained`` its weights are to be read from a file."""
-    facts = data.facts()
+def build_model(
+    name: str, table: Network, data: Data, *, pretrained: bool = True, facts: DataFacts | None = None
+) -> ImageModel:
+    """Make a network for a data set.
+
+    Args:
+        name: Of the network.
+        table: How it normalises.
+        data: What it is for.
+        pretrained: Whether weights that its name promises are to be loaded; else a file has them.
+        facts: What the images are like, where that is known without opening them.
+
+    Returns:
+        The network.
+    """
+    facts = data.facts() if facts is None else facts
     shape = (facts.channels, facts.height, facts.width)
     return create_model(
         name, facts.num_classes, image_shape=shape, mean=table.mean, std=table.std, pretrained=pretrained

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from dotkd.locate import Where, pair_paths
-from dotkd.methods.base import NO_FEATURES, Method, Outputs, Setting
+from dotkd.methods.base import NO_FEATURES, ONE_IMAGE, Method, Outputs, Setting
 from dotkd.methods.registry import as_method
 from dotkd.taps import Taps
 
@@ -22,8 +22,8 @@ class Losses(NamedTuple):
     """What one batch gives; a distillation optimizer wants the first two as they are.
 
     Args:
-        task: Weighted cross entropy, a scalar.
-        distill: Weighted and ramped distillation loss, a scalar.
+        task: Weighted cross entropy, a scalar; without a graph where its weight is 0.
+        distill: Weighted and ramped distillation loss, a scalar; likewise.
         logits: The student's logits ``[B, C]``, as it returned them, still attached to the graph.
         raw_task: The cross entropy before its weight, detached: for logs and plots.
         raw_distill: The distillation loss before weight and ramp, detached.
@@ -169,7 +169,9 @@ class Distiller(nn.Module):
             raw_task = functional.cross_entropy(logits, labels)
             raw = _checked(method, method(ours, theirs, labels, index=index, progress=progress))
             raw_distill = torch.stack(list(raw.values())).sum() if method.streams else raw[""]
-            task, distill = method.task_weight * raw_task, weight * raw_distill
+            # A loss of weight 0 has no gradient, not one of zeros: it reaches no parameter.
+            task = method.task_weight * (raw_task if method.task_weight else raw_task.detach())
+            distill = weight * (raw_distill if method.distill_weight else raw_distill.detach())
         logits = student.logits if logits is ours.logits else logits
         losses = (task, distill, logits, raw_task.detach(), raw_distill.detach())
         if not method.streams:
@@ -196,6 +198,7 @@ class Distiller(nn.Module):
         teacher = self._ask_teacher(example)
         outputs = student.in_float32(), teacher.in_float32()
         self.method.prepare(Setting(self.student, self.teacher, *outputs, self._student_paths, labels))
+        self.method.to(outputs[0].logits.device, outputs[0].logits.dtype)
         _refuse_sharing("method", self.method, self.teacher)
 
     def trainable_parameters(self) -> list[nn.Parameter]:
@@ -238,7 +241,7 @@ class Distiller(nn.Module):
                 "both need the same classes"
             )
         numbers = labels.dtype == torch.int64 and labels.shape == shape[:1]
-        mixable = "target" not in self.method.needs
+        mixable = not ONE_IMAGE.intersection(self.method.needs)
         probabilities = mixable and labels.is_floating_point() and labels.shape == shape
         if not (numbers or probabilities):
             either = f" or probabilities {list(shape)}" if mixable else ""

@@ -32,6 +32,10 @@ class RunFailed(RuntimeError):
     """A run could not go on: the command line ends with exit code 1, the last good checkpoint stays."""
 
 
+class Diverged(RunFailed):
+    """A run has left the finite numbers."""
+
+
 def unknown(kind: str, word: str, known: Iterable[str]) -> str:
     """The message for a word that is not on a list.
 

@@ -4,22 +4,29 @@ Weights are drawn under the run's seed, in a stream of their own, so that all ar
 same student. A file is data: what it says of itself never decides what code is run.
 """
 
+import tomllib
 from pathlib import Path
 
+import tomli_w
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import nn
 
 from dotkd.build import build_method, build_model
+from dotkd.data import DataFacts
 from dotkd.data.randomness import random_stream
 from dotkd.errors import BadInput
 from dotkd.methods import Method
 from dotkd.models import ImageModel, load_weights
 from dotkd.models.checkpoint import fill, is_safetensors, read_weights
 from dotkd.models.external_names import runs_own_code
-from dotkd.recipe import Recipe, load_recipe, parse_recipe, recipe_text
+from dotkd.recipe import Recipe, load_recipe, recipe_text
+from dotkd.recipe.load import make_recipe
 from dotkd.runs import LAST, RECIPE, STUDENT
+
+_UNKNOWN = ("folder", "hub")  # of these the name does not say what the images are like
+_MADE_FOR = "made_for"
 
 
 def build_student(recipe: Recipe) -> ImageModel:
@@ -74,8 +81,11 @@ def build_teacher(recipe: Recipe, path: Path) -> nn.Module:
 def save_student(student: nn.Module, recipe: Recipe, path: Path) -> None:
     """Write what is to be deployed: weights as safetensors, the recipe in the metadata."""
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in student.state_dict().items()}
+    text = recipe_text(recipe)
+    if recipe.data.name in _UNKNOWN:  # the network shall be made again without the images
+        text += "\n" + tomli_w.dumps({_MADE_FOR: recipe.data.facts()._asdict()})
     # One entry only: safetensors writes several in an order of chance, and equal runs have equal files.
-    path.write_bytes(save(weights, metadata={"recipe": recipe_text(recipe)}))
+    path.write_bytes(save(weights, metadata={"recipe": text}))
 
 
 def load_student(path: str | Path, recipe: Recipe | None = None) -> tuple[nn.Module, Recipe]:
@@ -106,15 +116,14 @@ def load_student(path: str | Path, recipe: Recipe | None = None) -> tuple[nn.Mod
     path = path / STUDENT if path.is_dir() else path
     if not path.is_file():
         raise BadInput(f"no file {str(path)!r}: wanted a {STUDENT} or the folder of a finished run")
+    facts = None
     if recipe is None:
-        recipe = _own_recipe(path)
-        if runs_own_code(recipe.student.model):
-            raise BadInput(
-                f"{path}: made by the function {recipe.student.model!r}, and a file does not decide what "
-                "code is run: say so yourself by giving its recipe"
-            )
+        recipe, facts = _own_recipe(path)
+        refuse_own_code(recipe, path)
     weights = read_weights(path)
-    student: nn.Module = build_model(recipe.student.model, recipe.student, recipe.data, pretrained=False)
+    student: nn.Module = build_model(
+        recipe.student.model, recipe.student, recipe.data, pretrained=False, facts=facts
+    )
     method = build_method(recipe)
     if isinstance(method, Method):
         try:
@@ -125,25 +134,63 @@ def load_student(path: str | Path, recipe: Recipe | None = None) -> tuple[nn.Mod
     return student.eval(), recipe
 
 
-def _own_recipe(path: Path) -> Recipe:
+def refuse_own_code(recipe: Recipe, path: Path) -> None:
+    """Refuse to run code because a file says so.
+
+    Args:
+        recipe: What the file says of itself.
+        path: The file, for the error text.
+
+    Raises:
+        BadInput: Its student is made by a function, of whatever module.
+    """
+    if runs_own_code(recipe.student.model):
+        raise BadInput(
+            f"{path}: made by the function {recipe.student.model!r}, and a file does not decide what "
+            "code is run: say so yourself by giving its recipe (--recipe)"
+        )
+
+
+def _own_recipe(path: Path) -> tuple[Recipe, DataFacts | None]:
     """Find out of which recipe a file's weights are: by its metadata, or by the run in whose folder it is."""
     beside = path.parent.parent / RECIPE
     if path.parent.name == Path(LAST).parent.name and beside.is_file():
-        return load_recipe(beside)
+        return load_recipe(beside), None
     metadata = _metadata(path)
     if "recipe" not in metadata:
         raise BadInput(
             f"{path}: does not say what network it is of; name it: teacher.model for a teacher, --recipe for "
             "evaluate and export"
         )
-    return parse_recipe(metadata["recipe"], f"{path}, recipe")
+    recipe, facts = _parsed(metadata["recipe"], path)
+    if facts is None and recipe.data.name in _UNKNOWN:
+        raise BadInput(f"{path}: does not say for what images it is; give its recipe (--recipe)")
+    return recipe, facts
+
+
+def _parsed(text: str, path: str | Path) -> tuple[Recipe, DataFacts | None]:
+    """Read the recipe in a file's metadata, and what it says of the images."""
+    source = f"{path}, recipe"
+    try:
+        raw = tomllib.loads(text)
+    except ValueError as error:
+        raise BadInput(f"{source}: not valid TOML: {error}") from None
+    facts = raw.pop(_MADE_FOR, None)
+    if facts is not None:
+        numbers = isinstance(facts, dict) and all(
+            type(value) is int and value > 0 for value in facts.values()
+        )
+        if not numbers or facts.keys() != set(DataFacts._fields):
+            raise BadInput(f"{source}: broken: [{_MADE_FOR}] must have {', '.join(DataFacts._fields)}")
+        facts = DataFacts(**facts)
+    return make_recipe(raw, source), facts
 
 
 def _check_normalisation(recipe: Recipe, metadata: dict[str, str]) -> None:
     """Refuse weights that were trained on images normalised in another way, which they cannot show."""
     if "recipe" not in metadata:
         return
-    theirs = parse_recipe(metadata["recipe"], f"{recipe.student.checkpoint}, recipe").student
+    theirs = _parsed(metadata["recipe"], recipe.student.checkpoint or "")[0].student
     for key in ("mean", "std"):
         ours, other = getattr(recipe.student, key), getattr(theirs, key)
         if ours != other:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from dotkd.arms import slug, teacher_folder
-from dotkd.errors import BadInput, RunFailed
+from dotkd.errors import BadInput, Diverged, RunFailed
 from dotkd.recipe import Recipe
 from dotkd.runs import TRIALS, TUNING, is_finished, write_json
 from dotkd.train.epoch import OnStep
@@ -113,7 +113,7 @@ def tune(
             check_folder(trial, place, resume=True)
             try:
                 last = train(trial, place, teacher=teacher, resume=True, on_step=on_step)["last"]
-            except RunFailed:
+            except Diverged:
                 found.setdefault(rate, [])
                 continue
             found.setdefault(rate, []).append((last["validation_accuracy"], last["validation_loss"]))

@@ -252,11 +252,14 @@ def analyze(
         int, typer.Option(min=16, help="Images to measure on, of validation or, without it, test.")
     ] = 1000,
     grid: Annotated[int, typer.Option(min=3, help="Points along each side of a surface, odd.")] = 15,
+    recipe: Whose = "",
 ) -> None:
     """Measure losses' surfaces, curvature, calibration, robustness and cost, into the run folders."""
     from dotkd.analyze import analyze as analyze_run
     from dotkd.cli.show import bars, console
+    from dotkd.recipe import load_recipe
 
+    whose = load_recipe(recipe) if recipe else None
     wanted = [part.strip() for part in parts.split(",")]
     with bars(len(runs) * len(wanted)) as shown:
         for run in runs:
@@ -264,7 +267,7 @@ def analyze(
             def on_part(part: str, arm: str = f"{run.parent.name}/{run.name}") -> None:
                 shown.run(f"{arm}: {part}", None)
 
-            analyze_run(run, parts=wanted, images=images, grid=grid, on_part=on_part)
+            analyze_run(run, whose, parts=wanted, images=images, grid=grid, on_part=on_part)
             console.print(f"{run / 'analysis.json'}", soft_wrap=True)
 
 

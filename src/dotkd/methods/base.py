@@ -19,6 +19,8 @@ from dotkd.losses._checks import check_non_negative
 CONTEXT = frozenset({"index", "progress"})
 # What ``needs`` may name that is no feature.
 NO_FEATURES = frozenset({"logits", "target", "index"})
+# What it may name that has no meaning for a mixture of two images.
+ONE_IMAGE = frozenset({"target", "index"})
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,6 +2,8 @@
 
 # ruff: noqa: ARG002  (a method need not read all that it is given)
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -54,7 +56,7 @@ class CRD(Method):
         warmup: float = 0.0,
     ) -> None:
         super().__init__(task_weight=task_weight, distill_weight=distill_weight, warmup=warmup)
-        self._options = {
+        self._options: dict[str, Any] = {
             "embed_dim": embed_dim,
             "negatives": negatives,
             "temperature": temperature,

@@ -56,7 +56,7 @@ class OFD(Method):
                 for path, each in zip(norms, theirs, strict=True)
             ]
         widths = [[feature.shape[1] for feature in features] for features in (ours, theirs)]
-        self.connectors = OverhaulConnectors(*widths, margins)
+        self.connectors = OverhaulConnectors(widths[0], widths[1], margins)
 
     def forward(
         self,

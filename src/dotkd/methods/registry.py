@@ -198,7 +198,7 @@ def _class_options(cls: type) -> dict[str, inspect.Parameter]:
     for base in cls.__mro__:
         if "__init__" not in vars(base):
             continue
-        parameters = list(inspect.signature(vars(base)["__init__"]).parameters.values())[1:]
+        parameters = list(inspect.signature(vars(base)["__init__"], eval_str=True).parameters.values())[1:]
         passes_on = any(p.kind is p.VAR_KEYWORD for p in parameters)
         for parameter in parameters:
             if parameter.kind not in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL):
@@ -213,7 +213,7 @@ def _function_entry(
 ) -> _Entry:
     own = {
         name: parameter
-        for name, parameter in inspect.signature(function).parameters.items()
+        for name, parameter in inspect.signature(function, eval_str=True).parameters.items()
         if parameter.kind is parameter.KEYWORD_ONLY and name not in CONTEXT
     }
     weights = _class_options(Method)

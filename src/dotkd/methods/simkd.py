@@ -102,7 +102,7 @@ class SimKD(Method):
             A scalar.
         """
         ours, theirs = self._projected(student), as_map(teacher.features[self._kind])
-        size = [min(a, b) for a, b in zip(ours.shape[2:], theirs.shape[2:], strict=True)]
+        size = (min(ours.shape[2], theirs.shape[2]), min(ours.shape[3], theirs.shape[3]))
         return hint_loss(
             functional.adaptive_avg_pool2d(ours, size), functional.adaptive_avg_pool2d(theirs, size)
         )

@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from dotkd.errors import BadInput
+from dotkd.models.external import External
 
 # Where training scripts keep the weights beside the epoch and the optimizer.
 _ENTRIES = ("model", "state_dict", "objective")
@@ -82,6 +83,10 @@ def fill(model: nn.Module, weights: Mapping[str, Tensor], path: str | Path) -> N
         BadInput: Some do not fit; the message names them.
     """
     wrong = _differences(model.state_dict(), weights)
+    if wrong and isinstance(model, External):  # its own file names the inner model's keys
+        inner = {f"model.{name}": tensor for name, tensor in weights.items()}
+        if not _differences(model.state_dict(), inner):
+            weights, wrong = inner, []
     if wrong:
         raise BadInput(f"{path}: does not fit {type(model).__name__}: {'; '.join(wrong)}")
     model.load_state_dict(weights)

@@ -51,7 +51,7 @@ def from_transformers(
     if pretrained and not asked and not load and any(folder.glob("pytorch_model*.bin")):
         raise BadInput(f"model {name!r}: weights of pickle are not read: save them as model.safetensors")
     try:
-        config = transformers.AutoConfig.from_pretrained(bare)
+        config = transformers.AutoConfig.from_pretrained(bare, trust_remote_code=False)
         if load:
             _check_fit(name, config, None if asked else num_classes, image_shape[0])
         config.num_labels = num_classes
@@ -60,7 +60,10 @@ def from_transformers(
         if config.architectures is None:
             config.architectures = []  # transformers looks through it, where a family has several classifiers
         auto = transformers.AutoModelForImageClassification
-        model = _loaded(auto, name, bare, config, new_head=asked) if load else auto.from_config(config)
+        if load:
+            model = _loaded(auto, name, bare, config, new_head=asked)
+        else:
+            model = auto.from_config(config, trust_remote_code=False)
     except BadInput:
         raise
     except ImportError as error:
@@ -69,10 +72,13 @@ def from_transformers(
         raise BadInput(f"model {name!r}: {one_line(error)}") from error
     size = getattr(config, "image_size", None)
     size = (size, size) if isinstance(size, int) else size
-    mean, std = _preprocessing(folder, image_shape[0])
+    mean, std = _preprocessing(_settings(transformers, bare, asked), image_shape[0])
     options = {"size": tuple(size) if size else None, "mean": mean, "std": std}
     # What it computes in is the run's choice, whatever its file is in.
     return Made(model.float(), options, find=partial(_features, fixed_size=bool(size)))
+
+
+_PREPROCESSING = "preprocessor_config.json"
 
 
 def _check_fit(name: str, config: Any, num_classes: int | None, channels: int) -> None:
@@ -89,7 +95,12 @@ def _check_fit(name: str, config: Any, num_classes: int | None, channels: int) -
 def _loaded(auto: Any, name: str, bare: str, config: Any, new_head: bool) -> Any:
     """Load weights as data, all of them but a classifier of another number of classes."""
     model, told = auto.from_pretrained(
-        bare, config=config, use_safetensors=True, ignore_mismatched_sizes=new_head, output_loading_info=True
+        bare,
+        config=config,
+        use_safetensors=True,
+        ignore_mismatched_sizes=new_head,
+        output_loading_info=True,
+        trust_remote_code=False,
     )
     # Only the last layer may be new; transformers draws everything else that is missing too, and goes on.
     missing = [key for key in told["missing_keys"] if not (new_head and _in_head(key))]
@@ -104,10 +115,23 @@ def _in_head(key: str) -> bool:
     return any(part in heads or part.endswith(("_classifier", "_head")) for part in key.split("."))
 
 
-def _preprocessing(folder: Path, channels: int) -> tuple[list[float], list[float]]:
-    """Mean and deviation that a folder says its model was trained with; none where it says nothing."""
-    file = folder / "preprocessor_config.json"
-    if not file.is_file():
+def _settings(transformers: Any, bare: str, asked: bool) -> Path | None:
+    """Find the file that says how images are to be normalised, in a folder or, with weights, on the hub."""
+    local = Path(bare) / _PREPROCESSING
+    if local.is_file() or Path(bare).is_dir() or not asked:
+        return local if local.is_file() else None
+    found = transformers.utils.cached_file(
+        bare,
+        _PREPROCESSING,
+        _raise_exceptions_for_missing_entries=False,
+        _raise_exceptions_for_gated_repo=False,
+    )
+    return None if found is None else Path(found)
+
+
+def _preprocessing(file: Path | None, channels: int) -> tuple[list[float], list[float]]:
+    """Mean and deviation that a file says a model was trained with; none where it says nothing."""
+    if file is None:
         return [], []
     try:
         settings = json.loads(file.read_text(encoding="utf-8"))

@@ -9,6 +9,8 @@ from dotkd.data.augmentation import Augmentation
 from dotkd.recipe.table import Table, Words
 
 _FORM = ("image_size", "image_column", "label_column", "train_split", "test_split", "config")
+PLACE_AND_FORM = ("stream", "workers", *_FORM)
+"""Keys that say how the images are read, beside where they are."""
 
 
 class Data(Table):
@@ -85,7 +87,7 @@ class Data(Table):
 
     def source(self) -> dict[str, Any]:
         """Return what :func:`dotkd.data.load_data` is to read, without the splits."""
-        return {"name": self.name, "root": self.root, **self._given(*_FORM, "stream", "workers")}
+        return {"name": self.name, "root": self.root, **self._given(*PLACE_AND_FORM)}
 
     def facts(self, *, look: bool = True) -> DataFacts:
         """Say what the images are like.

@@ -15,12 +15,14 @@ from pydantic import ValidationError
 
 from dotkd.errors import BadInput
 from dotkd.locate import KINDS
+from dotkd.models.external_names import is_external
 from dotkd.recipe.messages import lines
 from dotkd.recipe.networks import Teacher
 from dotkd.recipe.shipped import find_recipe, recipe_names, shipped_name
 from dotkd.recipe.types import Recipe, tables
 
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")  # owner/name
+_MINE, _PLACE = ("run", "teacher", "published"), {"root", "workers"}  # no part of what a number is for
 _PATHS = (("data", "root"), ("teacher", "recipe"), ("teacher", "checkpoint"), ("student", "checkpoint"))
 
 
@@ -46,7 +48,12 @@ def load_recipe(recipe: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     given: dict[str, Any] = {}
     for override in overrides:
         given = _merged(given, _parse(override))
-    return make_recipe(_overlaid(_read(path), given), str(recipe))
+    below = _read(path)
+    if not all(
+        table in _MINE or (table == "data" and keys.keys() <= _PLACE) for table, keys in given.items()
+    ):
+        below.pop("published", None)  # what others report is for the recipe as it is
+    return make_recipe(_overlaid(below, given), str(recipe))
 
 
 def make_recipe(raw: dict[str, Any], source: str) -> Recipe:
@@ -187,6 +194,8 @@ def _overlaid(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
                 gone = set(Teacher.model_fields)
             elif key == "student" and new.get("model") != old.get("model") and "model" in new:
                 gone = {"checkpoint", *KINDS}  # what belonged to the other network
+                if is_external(str(new["model"])):
+                    gone |= {"mean", "std"}  # it has its own
             elif isinstance(new.get("name"), str) and new["name"] != old.get("name"):
                 gone = old.keys() - _keys_of(key, new["name"])
             kept[key] = {k: v for k, v in old.items() if k not in gone}

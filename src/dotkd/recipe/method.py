@@ -1,5 +1,6 @@
 """The ``[method]`` table: its keys are the options of the method that it names."""
 
+import inspect
 from typing import Annotated, Any, get_origin
 
 from pydantic import ConfigDict, Strict, ValidationError, create_model
@@ -35,7 +36,7 @@ def complete_method(table: dict[str, Any]) -> dict[str, Any]:
         raise BadInput(f"method.name: {error}") from None
     fields: dict[str, Any] = {
         option: (
-            _type(parameter.annotation),
+            _type(parameter),
             ... if parameter.default is parameter.empty else parameter.default,
         )
         for option, parameter in known.items()
@@ -51,6 +52,9 @@ def complete_method(table: dict[str, Any]) -> dict[str, Any]:
     return {"name": name, **full}
 
 
-def _type(annotation: Any) -> Any:
-    """A list of the file may become a tuple; everything else is strict."""
+def _type(parameter: inspect.Parameter) -> Any:
+    """The type of an option, or of its default; a list of the file may become a tuple, all else is strict."""
+    annotation = parameter.annotation
+    if annotation is parameter.empty:
+        annotation = Any if parameter.default in (parameter.empty, None) else type(parameter.default)
     return Annotated[annotation, Strict(False)] if get_origin(annotation) is tuple else annotation

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Self, get_args
 from pydantic import Field, field_validator, model_validator
 
 from dotkd.methods import create_method, has_teacher
+from dotkd.models.external_names import is_external
 from dotkd.optim.deepkd import deepkd_momenta
 from dotkd.recipe.data import Data
 from dotkd.recipe.method import complete_method
@@ -57,6 +58,12 @@ class Recipe(Table):
         return self
 
     def _check_method(self) -> None:
+        named = self.teacher.model if self.teacher else None
+        if self.teacher and named and not is_external(named) and self.student.mean and not self.teacher.mean:
+            raise ValueError(
+                "teacher.mean and teacher.std are missing: with which was it trained? the student's are "
+                f"{list(self.student.mean)} and {list(self.student.std)}; 0 and 1 for each channel are none"
+            )
         if self.teacher is not None and self.method is None:
             raise ValueError("[teacher] needs a [method]: distillation has both, a plain student neither")
         if self.distils and self.teacher is None:

@@ -10,7 +10,7 @@ from torch import Tensor
 from dotkd.analysis import gradient_conflict
 from dotkd.data import Batch, StreamedImages
 from dotkd.distiller import Distiller
-from dotkd.errors import RunFailed
+from dotkd.errors import Diverged
 from dotkd.optim import DOT, MultiMomentumSGD
 from dotkd.train.evaluate import autocast, evaluate, in_evaluation_mode
 from dotkd.train.objective import clip, differentiate
@@ -33,7 +33,7 @@ def train_epoch(session: Session, on_step: OnStep | None = None) -> dict[str, An
         the likeliest); and the learning rate of the last step.
 
     Raises:
-        RunFailed: A loss was not finite.
+        Diverged: A loss was not finite.
     """
     recipe, data = session.recipe, session.data.train
     steps = math.ceil(len(data) / recipe.data.batch_size)
@@ -103,10 +103,10 @@ def stop_diverged(session: Session, what: str) -> NoReturn:
     """End a run that has left the finite numbers.
 
     Raises:
-        RunFailed: Always: what was seen, what stays, and what to try.
+        Diverged: Always: what was seen, what stays, and what to try.
     """
     stays = f" The checkpoint of epoch {session.epoch} stays." if session.epoch else ""
-    raise RunFailed(
+    raise Diverged(
         f"{what}: the run has diverged.{stays} Try a lower optimizer.lr, a schedule.warmup, or "
         "optimizer.clip_grad_norm"
     )
@@ -172,6 +172,9 @@ def _momenta(optimizer: torch.optim.Optimizer) -> tuple[float, float | list[floa
 
 
 def _probe(session: Session) -> tuple[float | None, float | None]:
+    assert isinstance(session.objective, Distiller)
+    if not (session.objective.method.task_weight and session.objective.method.distill_weight):
+        return None, None  # one of the two has no gradient
     batch = session.data.train.batch(_positions(session))
     progress = (session.epoch + 1) / session.recipe.schedule.epochs
 

@@ -73,7 +73,8 @@ def differentiate(optimizer: torch.optim.Optimizer, losses: Losses | TaskLosses)
         losses: The losses of the batch.
     """
     if isinstance(optimizer, DOT):
-        optimizer.backward(task=losses.task, distill=losses.distill)
+        task, distill = (loss if loss is not None and loss.requires_grad else None for loss in losses[:2])
+        optimizer.backward(task=task, distill=distill)
         return
     if isinstance(optimizer, MultiMomentumSGD):
         streams = losses.streams if isinstance(losses, StreamLosses) else {"distill": losses.distill}

@@ -20,6 +20,7 @@ from dotkd.data.randomness import random_stream
 from dotkd.distiller import Distiller
 from dotkd.errors import BadInput
 from dotkd.methods import Method, TaskMethod
+from dotkd.methods.base import ONE_IMAGE
 from dotkd.networks import build_student
 from dotkd.recipe import Recipe, recipe_text
 from dotkd.runs import BEST, LAST, write_atomically
@@ -84,7 +85,7 @@ def start(recipe: Recipe, teacher: nn.Module | None) -> Session:
     parts = build_data(recipe.data)
     held_out = None if parts.validation is None else parts.validation.to(device)
     data = Splits(parts.train.to(device), held_out, parts.test.to(device))
-    objective = _objective(recipe, teacher, data, device)
+    objective = build_objective(recipe, teacher, data.train, device)
     params = [p for p in objective.parameters() if p.requires_grad]
     torch.manual_seed(random_stream(recipe.run.seed, "forward").initial_seed())
     return Session(
@@ -99,30 +100,44 @@ def start(recipe: Recipe, teacher: nn.Module | None) -> Session:
     )
 
 
-def _objective(
-    recipe: Recipe, teacher: nn.Module | None, data: Splits[Images], device: torch.device
+def build_objective(
+    recipe: Recipe, teacher: nn.Module | None, data: Images, device: torch.device
 ) -> Distiller | TaskOnly:
+    """Make what a run differentiates: student, teacher and method, or the student alone.
+
+    Args:
+        recipe: The recipe.
+        teacher: Its teacher, or None.
+        data: The training images; learned parts find their shapes on a few of them.
+        device: Where the networks go.
+
+    Returns:
+        The objective, on the device.
+
+    Raises:
+        BadInput: Student, teacher, method and augmentation do not fit together.
+    """
     student, method = build_student(recipe).to(device), build_method(recipe)
-    one_class = isinstance(method, TaskMethod) or (method is not None and "target" in method.needs)
-    if one_class and Augmentation(recipe.data.augment).mixes_labels:
+    whole = isinstance(method, TaskMethod) or (method is not None and ONE_IMAGE.intersection(method.needs))
+    if whole and Augmentation(recipe.data.augment).mixes_labels:
         raise BadInput(
-            f"data.augment: {recipe.data.augment[-1]!r} mixes labels, and {type(method).__name__} reads one "
-            "class for each image"
+            f"data.augment: {recipe.data.augment[-1]!r} mixes images, and {type(method).__name__} reads the "
+            "class or the number of each one: leave that step out, or take another method"
         )
     if teacher is None or not isinstance(method, Method):
         assert not isinstance(method, Method)
         return TaskOnly(student, method)
     if not method.learns:
         return build_distiller(recipe, student, teacher.to(device), method)
-    positions = probe_positions(data.train, recipe.data.seed)[:_EXAMPLE]
-    labels = torch.full((int(data.train.index.max()) + 1,), -1)
-    labels[data.train.index.cpu()] = data.train.labels.cpu()
+    positions = probe_positions(data, recipe.data.seed)[:_EXAMPLE]
+    labels = torch.full((int(data.index.max()) + 1,), -1)
+    labels[data.index.cpu()] = data.labels.cpu()
     distiller = build_distiller(
         recipe,
         student,
         teacher.to(device),
         method,
-        example=data.train.batch(positions).images,
+        example=data.batch(positions).images.to(device),
         labels=labels,
     )
     return distiller.to(device)

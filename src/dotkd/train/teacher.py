@@ -3,15 +3,22 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
 from torch import nn
 
 from dotkd import runs
 from dotkd.build import build_data, build_device
+from dotkd.data import Images
+from dotkd.distiller import Distiller
 from dotkd.errors import BadInput
 from dotkd.networks import build_student, build_teacher
 from dotkd.recipe import Recipe, load_recipe
+from dotkd.recipe.data import PLACE_AND_FORM
 from dotkd.train.epoch import OnStep
+from dotkd.train.evaluate import in_evaluation_mode
 from dotkd.train.loop import OnEpoch, check_folder, train
+from dotkd.train.objective import TaskOnly
+from dotkd.train.session import build_objective
 
 
 def teacher_recipe(recipe: Recipe) -> Recipe | None:
@@ -39,7 +46,7 @@ def teacher_recipe(recipe: Recipe) -> Recipe | None:
             f"teacher.recipe: {recipe.teacher.recipe} is for {teacher.data.name}, the student's data is "
             f"{recipe.data.name}"
         )
-    own = {key: getattr(recipe.data, key) for key in ("root", "validation", "seed")}
+    own = {key: getattr(recipe.data, key) for key in ("root", "validation", "seed", *PLACE_AND_FORM)}
     data = teacher.data.model_copy(update=own)
     run = teacher.run.model_copy(update={"device": recipe.run.device, "threads": recipe.run.threads})
     return teacher.model_copy(update={"data": data, "run": run})
@@ -57,16 +64,36 @@ def check_recipe(recipe: Recipe) -> None:
     teacher = teacher_recipe(recipe)
     if teacher is not None:
         check_recipe(teacher)
-    elif recipe.teacher is not None and recipe.teacher.checkpoint is not None:
-        build_teacher(recipe, Path(recipe.teacher.checkpoint))
     build_device(recipe.run.device)
-    images, student = len(build_data(recipe.data).train), build_student(recipe)
-    norms = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in student.modules())
+    data = build_data(recipe.data).train
+    objective = build_objective(recipe, _stand_in(recipe, teacher), data, torch.device("cpu"))
+    _try(objective, data)
+    images = len(data)
+    norms = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in objective.modules())
     if norms and images % recipe.data.batch_size == 1:
         raise BadInput(
             f"data.batch_size: {recipe.data.batch_size} leaves one of {images} images for the last batch, "
             "and batch norm needs two: take another size"
         )
+
+
+def _stand_in(recipe: Recipe, teacher: Recipe | None) -> nn.Module | None:
+    """Return the teacher, or, where it is yet to be trained, a network of its shape."""
+    if teacher is not None:
+        return build_student(teacher).eval()
+    if recipe.teacher is None or recipe.teacher.checkpoint is None:
+        return None
+    return build_teacher(recipe, Path(recipe.teacher.checkpoint))
+
+
+def _try(objective: Distiller | TaskOnly, data: Images) -> None:
+    """Compute the losses of a few images: options out of range and shapes that do not fit show now."""
+    batch = data.batch(torch.arange(min(4, len(data)), device=data.device))
+    try:
+        with torch.no_grad(), in_evaluation_mode(objective):
+            objective(batch.images.cpu(), batch.labels.cpu(), index=batch.index.cpu(), progress=1.0)
+    except ValueError as error:
+        raise BadInput(f"method: {error}") from None
 
 
 def provide_teacher(
