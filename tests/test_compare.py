@@ -43,7 +43,7 @@ def test_a_failure_does_not_stop_the_others_and_is_reported(tmp_path):
 
 def test_if_all_fail_there_is_no_report(tmp_path):
     bad = load_recipe("quick/digits-plain", ["optimizer.lr=1e30", *TINY])
-    with pytest.raises(RunFailed, match=r"all 2 runs failed, the first with RunFailed: step"):
+    with pytest.raises(RunFailed, match=r"all 2 runs failed, the first with Diverged: step"):
         compare([bad], 2, tmp_path)
     assert not (tmp_path / "report.html").exists()
 

@@ -122,11 +122,13 @@ def _session(folder: Path, given: Recipe | None) -> Session:
     return session
 
 
-def _teacher(folder: Path) -> Path:
+def _teacher(folder: Path) -> Path | None:
     """Find the file of a run's teacher by its checksum: where the recipe says, or where runs put it."""
     recipe = load_recipe(folder / RECIPE)
     wanted = read_json(folder / ENVIRONMENT).get("teacher_checksum")
     assert recipe.teacher is not None
+    if wanted is None:  # its name brought its weights
+        return None
     places = [Path(recipe.teacher.checkpoint)] if recipe.teacher.checkpoint else []
     places.append(folder / "teacher" / STUDENT)
     places += sorted(folder.parent.parent.glob(f"teachers/*/{STUDENT}"))

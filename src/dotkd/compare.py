@@ -78,6 +78,10 @@ def compare(
     if sweep is not None:
         recipes, points = swept(recipes, sweep)
     arms = check_arms(recipes)
+    places = {
+        (r.name, seed): folder / arm / f"seed-{seed}" for arm, r in arms.items() for seed in range(seeds)
+    }
+    refuse_strangers(folder, places)
     if tuning is not None:
         arms = tune(arms, tuning, folder, on_run=on_run, on_teacher=on_teacher, on_step=on_step)
     planned = [
@@ -87,9 +91,6 @@ def compare(
     ]
     for arm, recipe, seed in planned:
         check_folder(recipe, folder / arm / f"seed-{seed}", resume=True)
-    refuse_strangers(
-        folder, {(recipe.name, seed): folder / arm / f"seed-{seed}" for arm, recipe, seed in planned}
-    )
     if sweep is not None:
         write_json(folder / SWEEP, {"keys": sweep.keys, "arms": [point._asdict() for point in points]})
     failures = []

@@ -51,12 +51,13 @@ def build_student(recipe: Recipe) -> ImageModel:
     return student
 
 
-def build_teacher(recipe: Recipe, path: Path) -> nn.Module:
+def build_teacher(recipe: Recipe, path: Path | None) -> nn.Module:
     """Make the teacher of a recipe, with the weights of a file.
 
     Args:
         recipe: The recipe.
-        path: A student of another run, which knows its model, or any weights of ``teacher.model``.
+        path: A student of another run, which knows its model, or any weights of ``teacher.model``; None
+            where the model's name brings weights of its own.
 
     Returns:
         The teacher in evaluation mode.
@@ -66,9 +67,11 @@ def build_teacher(recipe: Recipe, path: Path) -> nn.Module:
     """
     table = recipe.teacher
     if table is not None and table.model is not None:
-        teacher: nn.Module = build_model(table.model, table, recipe.data, pretrained=False)
-        load_weights(teacher, path)
+        teacher: nn.Module = build_model(table.model, table, recipe.data, pretrained=path is None)
+        if path is not None:
+            load_weights(teacher, path)
         return teacher.eval()
+    assert path is not None
     teacher, taught = load_student(path)
     if taught.data.name != recipe.data.name:
         raise BadInput(

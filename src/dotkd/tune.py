@@ -112,7 +112,7 @@ def tune(
             place = folder / TRIALS / arm / f"lr-{slug(f'{rate:g}')}" / f"seed-{seed}"
             check_folder(trial, place, resume=True)
             try:
-                last = train(trial, place, teacher=teacher, resume=True, on_step=on_step)["last"]
+                last = train(trial, place, teacher=teacher, resume=True, test=False, on_step=on_step)["last"]
             except Diverged:
                 found.setdefault(rate, [])
                 continue

@@ -163,8 +163,6 @@ def _compare(
     from dotkd.cli.show import bars, console, show_summary
     from dotkd.compare import compare as compare_recipes
     from dotkd.recipe import load_recipe
-    from dotkd.report import summarize
-    from dotkd.runs import find_runs
 
     loaded = [load_recipe(recipe, overrides) for recipe in recipes]
     arms = len(loaded) if sweep is None else len(swept(loaded, sweep)[0])
@@ -179,7 +177,7 @@ def _compare(
             on_teacher=shown.teacher,
             on_step=shown.step,
         )
-    show_summary(summarize(find_runs(output)), output)
+    show_summary(output)
     for failure in failures:
         console.print(f"failed: {failure.arm}, seed {failure.seed}: {failure.reason}")
         if os.environ.get(DEBUG):
@@ -195,11 +193,10 @@ def report(
 ) -> None:
     """Write report.html from finished runs."""
     from dotkd.cli.show import show_summary
-    from dotkd.report import summarize, write_report
-    from dotkd.runs import find_runs
+    from dotkd.report import write_report
 
     write_report(folder)
-    show_summary(summarize(find_runs(folder)), folder)
+    show_summary(folder)
 
 
 @app.command(

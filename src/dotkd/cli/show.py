@@ -10,7 +10,6 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 
 if TYPE_CHECKING:
-    from dotkd.report import Summary
     from dotkd.train.evaluate import Quality
 
 console = Console(markup=False, emoji=False)  # names come from users
@@ -113,10 +112,13 @@ def show_quality(name: str, quality: "Quality", images: int) -> None:
     console.print(table)
 
 
-def show_summary(summary: "Summary", folder: Path) -> None:
+def show_summary(folder: Path) -> None:
     """Print the table of a comparison, what it says, and where the rest is."""
-    from dotkd.report import sentences
+    from dotkd.report import lead, read_extras, summarize
+    from dotkd.runs import find_runs
 
+    runs = find_runs(folder)
+    summary, said = summarize(runs), lead(runs, read_extras(folder, runs))
     table = Table(title="test accuracy after the last epoch")
     for column in ("arm", "seeds", "mean", "standard error", f"difference to {summary.baseline}"):
         table.add_column(column, justify="left" if column == "arm" else "right")
@@ -134,7 +136,7 @@ def show_summary(summary: "Summary", folder: Path) -> None:
             "-" if found is None or found.mean is None else _points(found.mean) + interval,
         )
     console.print(table)
-    for text in (*sentences(summary), *(f"Note: {note}" for note in summary.notes)):
+    for text in (*said, *(f"Note: {note}" for note in summary.notes)):
         console.print(text)
     console.print(f"{folder / 'report.html'}", soft_wrap=True)
 

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from dotkd.errors import BadInput
 from dotkd.locate import KINDS
-from dotkd.models.external_names import is_external
+from dotkd.models.external_names import PRETRAINED, is_external
 from dotkd.recipe.messages import lines
 from dotkd.recipe.networks import Teacher
 from dotkd.recipe.shipped import find_recipe, recipe_names, shipped_name
@@ -49,11 +49,13 @@ def load_recipe(recipe: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     for override in overrides:
         given = _merged(given, _parse(override))
     below = _read(path)
-    if not all(
-        table in _MINE or (table == "data" and keys.keys() <= _PLACE) for table, keys in given.items()
-    ):
+    if not all(_changes_nothing_published(*change) for change in given.items()):
         below.pop("published", None)  # what others report is for the recipe as it is
     return make_recipe(_overlaid(below, given), str(recipe))
+
+
+def _changes_nothing_published(table: str, given: Any) -> bool:
+    return table in _MINE or (table == "data" and isinstance(given, dict) and given.keys() <= _PLACE)
 
 
 def make_recipe(raw: dict[str, Any], source: str) -> Recipe:
@@ -190,7 +192,8 @@ def _overlaid(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
         old, new = below[key], above[key]
         if isinstance(old, dict) and isinstance(new, dict):
             gone: set[str] = set()
-            if key == "teacher" and new.keys() & {"recipe", "checkpoint"}:
+            brings = str(new.get("model", "")).endswith(PRETRAINED)
+            if key == "teacher" and (brings or new.keys() & {"recipe", "checkpoint"}):
                 gone = set(Teacher.model_fields)
             elif key == "student" and new.get("model") != old.get("model") and "model" in new:
                 gone = {"checkpoint", *KINDS}  # what belonged to the other network

@@ -6,6 +6,7 @@ from pydantic import Field, field_validator, model_validator
 
 from dotkd.locate import KINDS, MANY
 from dotkd.models.base import check_normalisation
+from dotkd.models.external_names import PRETRAINED, is_external
 from dotkd.models.registry import check_model_name
 from dotkd.recipe.table import Numbers, Table, Words
 
@@ -59,7 +60,7 @@ class Student(Network):
 
 
 class Teacher(Network):
-    """The frozen network to learn from: one of `recipe` and `checkpoint`."""
+    """The frozen network to learn from: a `recipe`, a `checkpoint`, or a `model` that brings its weights."""
 
     recipe: Annotated[
         str | None,
@@ -70,7 +71,10 @@ class Teacher(Network):
         Field(description="A `student.safetensors`, or a published `.pth` together with `model`."),
     ] = None
     model: Annotated[
-        str | None, Field(description="Name of the network of a `.pth`; a student of a run knows its own.")
+        str | None,
+        Field(
+            description="Network of a `.pth`; alone, `timm:NAME@pretrained`. Students of runs know theirs."
+        ),
     ] = None
 
     @field_validator("model")
@@ -80,10 +84,14 @@ class Teacher(Network):
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
-        if (self.recipe is None) == (self.checkpoint is None):
-            raise ValueError("exactly one of the keys 'recipe' and 'checkpoint' must be given")
+        brings = self.model is not None and is_external(self.model) and self.model.endswith(PRETRAINED)
+        if (self.recipe is None) == (self.checkpoint is None) and not (brings and self.recipe is None):
+            raise ValueError(
+                "exactly one of the keys 'recipe' and 'checkpoint' must be given; a model "
+                f"'timm:NAME{PRETRAINED}' or 'hf:NAME{PRETRAINED}' needs neither"
+            )
         if self.model is None and (self.mean or self.std):
             raise ValueError("mean and std go with 'model'; other teachers know their own")
-        if self.model is not None and self.checkpoint is None:
+        if self.model is not None and self.recipe is not None:
             raise ValueError("model goes with 'checkpoint'; a recipe names its own")
         return self

@@ -22,6 +22,8 @@ from dotkd.train.epoch import OnStep, judge_epoch, stop_diverged, train_epoch
 from dotkd.train.evaluate import evaluate
 from dotkd.train.session import Session, read_checkpoint, restore, save, start
 
+_TESTED = ("test_accuracy", "test_top5", "test_loss")
+
 OnEpoch = Callable[[dict[str, Any]], None]
 
 
@@ -31,6 +33,7 @@ def train(
     *,
     teacher: Path | None = None,
     resume: bool = False,
+    test: bool = True,
     on_epoch: Sequence[OnEpoch] = (),
     on_step: OnStep | None = None,
 ) -> dict[str, Any]:
@@ -43,6 +46,7 @@ def train(
             teacher at all.
         resume: Go on where an earlier run of the same recipe in this folder stopped; a finished run is
             left as it is, and an empty folder starts a new run.
+        test: Whether the test images are read at the end; not where the run is there to choose something.
         on_epoch: Called with the metrics of each epoch, after they were written.
         on_step: Called after each step with the steps done and the steps of the run.
 
@@ -61,7 +65,7 @@ def train(
     with torch.random.fork_rng():
         try:
             torch.set_num_threads(recipe.run.threads or threads)
-            return _train(recipe, folder, teacher, on_epoch, on_step)
+            return _train(recipe, folder, teacher, on_epoch, on_step, test=test)
         finally:
             torch.set_num_threads(threads)
 
@@ -108,19 +112,22 @@ def _train(
     teacher: Path | None,
     on_epoch: Sequence[OnEpoch],
     on_step: OnStep | None,
+    *,
+    test: bool,
 ) -> dict[str, Any]:
-    if teacher is None and recipe.teacher is not None:
-        if recipe.teacher.checkpoint is None:
+    table = recipe.teacher
+    if teacher is None and table is not None:
+        if table.recipe is not None:
             raise BadInput(f"recipe {recipe.name!r} has a teacher that is to be trained first: pass its file")
-        teacher = Path(recipe.teacher.checkpoint)
-    session = start(recipe, build_teacher(recipe, teacher) if teacher is not None else None)
+        teacher = None if table.checkpoint is None else Path(table.checkpoint)
+    session = start(recipe, None if table is None else build_teacher(recipe, teacher))
     started = recipe.student.checkpoint
     files = {"teacher": teacher, "start": None if started is None else Path(started)}
     now = environment(session.device, session.data, {name: path for name, path in files.items() if path})
     with runs.locked(folder):
         _begin(session, folder, now)
         _epochs(session, folder, on_epoch, on_step)
-        return _finish(session, folder)
+        return _finish(session, folder, test=test)
 
 
 def _begin(session: Session, folder: Path, now: dict[str, Any]) -> None:
@@ -161,15 +168,15 @@ def _epochs(session: Session, folder: Path, on_epoch: Sequence[OnEpoch], on_step
             call(metrics)
 
 
-def _finish(session: Session, folder: Path) -> dict[str, Any]:
+def _finish(session: Session, folder: Path, *, test: bool) -> dict[str, Any]:
     """Read the test images, once for the last epoch and once for the best; write what is to be deployed."""
     recipe = session.recipe
     metrics = runs.read_metrics(folder)
     last = {key: metrics[-1][key] for key in ("epoch", "validation_accuracy", "validation_loss")}
-    last |= _test(session)
+    last |= _test(session) if test else dict.fromkeys(_TESTED)
     runs.write_atomically(folder / runs.STUDENT, lambda path: save_student(session.deployable, recipe, path))
     best = None
-    if session.best is not None:
+    if session.best is not None and test:
         session.objective.load_state_dict(read_checkpoint(folder / runs.BEST)["objective"])
         best = session.best | _test(session)
     results = {
@@ -195,4 +202,4 @@ def _test(session: Session) -> dict[str, float]:
     quality = evaluate(session.deployable, session.data.test, precision=session.recipe.run.precision)
     if not math.isfinite(quality.loss):
         stop_diverged(session, f"epoch {session.epoch}: test loss {quality.loss:.4g}")
-    return {"test_accuracy": quality.accuracy, "test_top5": quality.top5, "test_loss": quality.loss}
+    return dict(zip(_TESTED, (quality.accuracy, quality.top5, quality.loss), strict=True))

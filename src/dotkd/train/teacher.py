@@ -65,8 +65,9 @@ def check_recipe(recipe: Recipe) -> None:
     if teacher is not None:
         check_recipe(teacher)
     build_device(recipe.run.device)
+    stand_in = _stand_in(recipe, teacher)
     data = build_data(recipe.data).train
-    objective = build_objective(recipe, _stand_in(recipe, teacher), data, torch.device("cpu"))
+    objective = build_objective(recipe, stand_in, data, torch.device("cpu"))
     _try(objective, data)
     images = len(data)
     norms = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in objective.modules())
@@ -81,9 +82,13 @@ def _stand_in(recipe: Recipe, teacher: Recipe | None) -> nn.Module | None:
     """Return the teacher, or, where it is yet to be trained, a network of its shape."""
     if teacher is not None:
         return build_student(teacher).eval()
-    if recipe.teacher is None or recipe.teacher.checkpoint is None:
-        return None
-    return build_teacher(recipe, Path(recipe.teacher.checkpoint))
+    return None if recipe.teacher is None else build_teacher(recipe, _file(recipe))
+
+
+def _file(recipe: Recipe) -> Path | None:
+    """Return the file with a teacher's weights; None where its name brings them, or a recipe trains it."""
+    checkpoint = recipe.teacher.checkpoint if recipe.teacher else None
+    return None if checkpoint is None else Path(checkpoint)
 
 
 def _try(objective: Distiller | TaskOnly, data: Images) -> None:
@@ -113,17 +118,14 @@ def provide_teacher(
         on_step: Likewise.
 
     Returns:
-        The teacher's ``student.safetensors``; None where the recipe has no teacher.
+        The file with the teacher's weights; None where there is no teacher, or its name brings them.
 
     Raises:
         BadInput: The folder holds a teacher of another recipe.
     """
-    if recipe.teacher is None:
-        return None
-    if recipe.teacher.checkpoint is not None:
-        return Path(recipe.teacher.checkpoint)
     teacher = teacher_recipe(recipe)
-    assert teacher is not None
+    if teacher is None:
+        return _file(recipe)
     check_folder(teacher, folder, resume=True)
     train(teacher, folder, resume=True, on_epoch=on_epoch, on_step=on_step)
     return folder / runs.STUDENT
