@@ -187,12 +187,14 @@ def _classifier(teacher: nn.Module, outputs: Outputs) -> nn.Linear:
             "linear layer in classifier_path"
         )
     weight = found.weight.detach().flatten(1)
-    linear = nn.Linear(weight.shape[1], weight.shape[0])
+    linear = nn.Linear(weight.shape[1], weight.shape[0]).to(weight)
     linear.weight.data.copy_(weight)
     linear.bias.data.copy_(torch.zeros(len(weight)) if found.bias is None else found.bias.detach())
     pooled = as_vector(outputs.features["pooled"])
     fits = pooled.shape[1] == linear.in_features
-    if not fits or not torch.allclose(linear.to(pooled.device)(pooled), outputs.logits, rtol=1e-3, atol=1e-3):
+    if not fits or not torch.allclose(
+        linear(pooled.to(weight)), outputs.logits.to(weight), rtol=1e-3, atol=1e-3
+    ):
         raise ValueError(
             f"SimKD: the logits of {type(teacher).__name__} are not its layer {path!r} on its pooled vector"
         )
