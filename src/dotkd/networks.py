@@ -129,6 +129,9 @@ def load_student(path: str | Path, recipe: Recipe | None = None) -> tuple[nn.Mod
     )
     method = build_method(recipe)
     if isinstance(method, Method):
+        if type(method).deployable_like is not Method.deployable_like and not is_safetensors(path):
+            whole = read_weights(path, objective=True)
+            weights = {name.removeprefix("method."): tensor for name, tensor in whole.items()}
         try:
             student = method.deployable_like(student, weights, recipe.student.paths())
         except ValueError as error:

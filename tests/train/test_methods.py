@@ -205,3 +205,18 @@ def test_every_method_is_one_of_the_two_kinds():
     assert all(
         issubclass(type(build_method(recipe_of(name, "sgd", "x.safetensors"))), Method) for name in METHODS
     )
+
+
+def test_the_best_epoch_of_a_deployable_can_be_measured(teacher, tmp_path):
+    recipe = recipe_of("simkd", "sgd", teacher)
+    results = train(recipe, tmp_path / "run")
+    student, _ = load_student(tmp_path / "run" / runs.BEST)
+    assert evaluate(student, build_data(recipe.data).test).accuracy == results["best"]["test_accuracy"]
+
+
+def test_a_run_goes_on_on_another_machine(teacher, tmp_path):
+    with pytest.raises(Stop):
+        train(recipe_of("kd", "dot", teacher), tmp_path / "run", on_epoch=[stop])
+    train(recipe_of("kd", "dot", teacher, "run.threads=2", "run.device=cpu"), tmp_path / "run", resume=True)
+    with pytest.raises(BadInput, match=r"differs in optimizer\.lr"):
+        train(recipe_of("kd", "dot", teacher, "optimizer.lr=0.5"), tmp_path / "run", resume=True)

@@ -50,11 +50,12 @@ def load_weights(model: nn.Module, path: str | Path) -> None:
     fill(model, read_weights(path), path)
 
 
-def read_weights(path: str | Path) -> dict[str, Tensor]:
+def read_weights(path: str | Path, *, objective: bool = False) -> dict[str, Tensor]:
     """Read the weights of a file, as :func:`load_weights` does.
 
     Args:
         path: The file.
+        objective: Of the checkpoint of a run all weights, with ``student.`` and ``method.`` in front.
 
     Returns:
         Name -> tensor, on the CPU.
@@ -65,7 +66,7 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
     path = Path(path)
     if not path.is_file():
         raise BadInput(f"no file {str(path)!r}: wanted weights, as .pth, .pt or .safetensors")
-    weights = _read_safetensors(path) if is_safetensors(path) else _read_torch(path)
+    weights = _read_safetensors(path) if is_safetensors(path) else _read_torch(path, objective)
     if all(name.startswith("module.") for name in weights):
         weights = {name.removeprefix("module."): tensor for name, tensor in weights.items()}
     return weights
@@ -107,7 +108,7 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
         raise BadInput(f"{path}: not a safetensors file: {error}") from None
 
 
-def _read_torch(path: Path) -> dict[str, Tensor]:
+def _read_torch(path: Path, objective: bool) -> dict[str, Tensor]:
     try:
         with torch.serialization.safe_globals(_numbers()):
             content = torch.load(path, map_location="cpu", weights_only=True)
@@ -120,15 +121,15 @@ def _read_torch(path: Path) -> dict[str, Tensor]:
         ) from None
     except Exception as error:  # any bytes may come here, and torch promises no kind of error for them
         raise BadInput(f"{path}: not a file of torch.save ({type(error).__name__})") from None
-    return _weights(content, path)
+    return _weights(content, path, objective)
 
 
-def _weights(content: Any, path: Path) -> dict[str, Tensor]:
+def _weights(content: Any, path: Path, objective: bool) -> dict[str, Tensor]:
     if isinstance(content, Mapping):
         for entry in _ENTRIES:
             if isinstance(content.get(entry), Mapping):
                 content = content[entry]
-                if entry == "objective":
+                if entry == "objective" and not objective:
                     content = {
                         name.removeprefix(_STUDENT): value
                         for name, value in content.items()

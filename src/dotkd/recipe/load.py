@@ -22,6 +22,7 @@ from dotkd.recipe.shipped import find_recipe, recipe_names, shipped_name
 from dotkd.recipe.types import Recipe, tables
 
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")  # owner/name
+_MACHINE = {"data.root", "data.workers", "run.device", "run.threads"}
 _MINE, _PLACE = ("run", "teacher", "published"), {"root", "workers"}  # no part of what a number is for
 _PATHS = (("data", "root"), ("teacher", "recipe"), ("teacher", "checkpoint"), ("student", "checkpoint"))
 
@@ -145,7 +146,8 @@ def differing_keys(one: str, other: str) -> list[str]:
         other: TOML.
 
     Returns:
-        The keys, as ``table.key``, whose values differ or that one of them lacks.
+        The keys, as ``table.key``, whose values differ or that one of them lacks; without those that say
+        where and on what machine a run takes place.
 
     Example:
         >>> kd, hot = (load_recipe("quick/digits-kd", [f"method.temperature={t}"]) for t in (4, 8))
@@ -153,7 +155,8 @@ def differing_keys(one: str, other: str) -> list[str]:
         ['method.temperature']
     """
     flat = [_flat(tomllib.loads(text)) for text in (one, other)]
-    return sorted(key for key in {**flat[0], **flat[1]} if flat[0].get(key) != flat[1].get(key))
+    keys = {**flat[0], **flat[1]}.keys() - _MACHINE
+    return sorted(key for key in keys if flat[0].get(key) != flat[1].get(key))
 
 
 def _flat(recipe: dict[str, Any]) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from dotkd.errors import BadInput
 from dotkd.methods import Method, TaskMethod
 from dotkd.methods.base import ONE_IMAGE
 from dotkd.networks import build_student
-from dotkd.recipe import Recipe, recipe_text
+from dotkd.recipe import Recipe, differing_keys, recipe_text
 from dotkd.runs import BEST, LAST, write_atomically
 from dotkd.train.objective import TaskOnly
 
@@ -192,7 +192,7 @@ def restore(session: Session, folder: Path) -> None:
         BadInput: The checkpoint is broken or another run's.
     """
     state = read_checkpoint(folder / LAST)
-    if state.get("recipe") != recipe_text(session.recipe):
+    if differing_keys(str(state.get("recipe")), recipe_text(session.recipe)):
         raise BadInput(f"{folder / LAST}: not a checkpoint of this run: it is of another recipe")
     try:
         session.objective.load_state_dict(state["objective"])
