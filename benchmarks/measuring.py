@@ -1,7 +1,7 @@
 """What all benchmarks share: variants that take turns, and the facts of the machine beside the numbers.
 
-The machine's speed drifts while a script runs. So variants take turns in one process, each round in an order of
-its own, and what counts is the ratio of medians.
+The machine's speed drifts while a script runs. So variants take turns in one process, each round in an order
+of its own, and what counts is the ratio of medians.
 """
 
 import argparse

@@ -1,8 +1,8 @@
 """What a training step costs under each method, against KD: resnet32x4 -> resnet8x4, DOT, one thread.
 
-A step is the teacher's forward pass, the student's, the losses, both backward passes and the update, on random
-images of CIFAR-100's size. All methods take turns; the table shows medians of the process's CPU seconds, the ratio
-to KD, and the parameters that a method learns beside the student's. CRD remembers 50,000 images.
+A step is the teacher's forward pass, the student's, the losses, both backward passes and the update, on
+random images of CIFAR-100's size. All methods take turns; the table shows medians of the process's CPU time,
+the ratio to KD, and the parameters that a method learns beside the student's. CRD remembers 50,000 images.
 
     python benchmarks/methods.py [--quick] [--json FILE]
 """

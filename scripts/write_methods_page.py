@@ -1,7 +1,7 @@
 """Write the table of docs/methods.md; ``python scripts/write_methods_page.py``.
 
-What a method reads and learns comes from its class, its cost from benchmarks/results/methods.json; papers and
-published numbers are below.
+What a method reads and learns comes from its class, its cost from benchmarks/results/methods.json; papers
+and published numbers are below.
 """
 
 import json
@@ -15,7 +15,7 @@ PAGE = ROOT / "docs" / "methods.md"
 COSTS = ROOT / "benchmarks" / "results" / "methods.json"
 BEGIN, END = "<!-- from the methods -->", "<!-- end -->"
 
-# Name -> paper, arXiv number ("" for none), top-1 of resnet32x4 -> resnet8x4 on CIFAR-100 and where that is from.
+# Name -> paper, arXiv number ("" for none), top-1 of resnet32x4 -> resnet8x4 on CIFAR-100, its source.
 REP, MD, LS = "RepDistiller", "mdistiller", "logit-standardization-KD"
 PAPERS = {
     "at": ("Attention transfer, ICLR 2017", "1612.03928", 73.44, REP),

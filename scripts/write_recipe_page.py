@@ -45,8 +45,8 @@ def _table(place: tuple[str, ...], table: type[Table]) -> Iterator[str]:
 def _steps() -> Iterator[str]:
     yield "### Steps of `data.augment`\n"
     yield (
-        "Written `name`, or `name:N` for another number than the default; drawn for each image, on the device "
-        "of the images.\n"
+        "Written `name`, or `name:N` for another number than the default; drawn for each image, on the "
+        "device of the images.\n"
     )
     yield "| step | what happens to an image |\n|---|---|"
     for name, kind in STEPS.items():
