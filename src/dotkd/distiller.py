@@ -197,7 +197,8 @@ class Distiller(nn.Module):
                 module.training = True
         teacher = self._ask_teacher(example)
         outputs = student.in_float32(), teacher.in_float32()
-        self.method.prepare(Setting(self.student, self.teacher, *outputs, self._student_paths, labels))
+        paths = self._student_paths, self._teacher_paths
+        self.method.prepare(Setting(self.student, self.teacher, *outputs, *paths, labels))
         self.method.to(outputs[0].logits.device, outputs[0].logits.dtype)
         _refuse_sharing("method", self.method, self.teacher)
 

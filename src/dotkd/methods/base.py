@@ -73,6 +73,7 @@ class Setting:
         student_outputs: Its outputs for one small batch, in evaluation mode and without a graph.
         teacher_outputs: The teacher's for the same batch.
         student_paths: Where each of the student's features is.
+        teacher_paths: Where each of the teacher's is.
         labels: ``[N]`` int64, the class of each sample number of the training data, -1 for numbers that are
             not among them; None if the loop does not know.
     """
@@ -82,6 +83,7 @@ class Setting:
     student_outputs: Outputs
     teacher_outputs: Outputs
     student_paths: Mapping[str, str]
+    teacher_paths: Mapping[str, str]
     labels: Tensor | None = None
 
 

@@ -48,13 +48,12 @@ class OFD(Method):
             setting: What both models return for one batch.
         """
         ours, theirs = maps(setting.student_outputs, "preacts"), maps(setting.teacher_outputs, "preacts")
-        norms = getattr(setting.teacher, "norm_paths", ())
-        margins: list[Tensor | None] = [None] * len(theirs)
-        if len(norms) == len(theirs):
-            margins = [
-                _margin(setting.teacher.get_submodule(path), each)
-                for path, each in zip(norms, theirs, strict=True)
-            ]
+        preacts = getattr(setting.teacher, "preact_paths", ())[1:]  # the first is the stem's
+        norms = dict(zip(preacts, getattr(setting.teacher, "norm_paths", ()), strict=False))
+        paths = [path for name, path in setting.teacher_paths.items() if name.startswith("preacts.")]
+        margins = [
+            _margin(setting.teacher, norms.get(path), each) for path, each in zip(paths, theirs, strict=True)
+        ]
         widths = [[feature.shape[1] for feature in features] for features in (ours, theirs)]
         self.connectors = OverhaulConnectors(widths[0], widths[1], margins)
 
@@ -76,8 +75,9 @@ class OFD(Method):
         return loss
 
 
-def _margin(norm: nn.Module, feature: Tensor) -> Tensor | None:
-    """The margin of a batch norm; None where the tapped feature is not of its width."""
+def _margin(teacher: nn.Module, path: str | None, feature: Tensor) -> Tensor | None:
+    """The margin of a batch norm; None where none is named, or none of the feature's width."""
+    norm = None if path is None else teacher.get_submodule(path)
     if not isinstance(norm, nn.BatchNorm2d) or not norm.affine or norm.num_features != feature.shape[1]:
         return None
     return margin_from_batch_norm(norm.weight.detach().cpu(), norm.bias.detach().cpu())
