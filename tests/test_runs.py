@@ -80,7 +80,7 @@ def test_no_json_has_a_number_that_json_does_not_know(tmp_path: Path, number: fl
     with pytest.raises(ValueError, match="JSON"):
         runs.write_json(tmp_path / "x.json", {"a": number})
     with pytest.raises(ValueError, match="JSON"):
-        runs.append_metrics(tmp_path, {"a": number})
+        runs.append_line(tmp_path / runs.METRICS, {"a": number})
     assert (tmp_path / "x.json").read_text(encoding="utf-8") == "1\n"
     assert not (tmp_path / runs.METRICS).exists() or (tmp_path / runs.METRICS).read_bytes() == b""
 
@@ -90,36 +90,38 @@ def test_no_json_has_a_number_that_json_does_not_know(tmp_path: Path, number: fl
 
 def test_metrics_grow_by_a_line_and_are_cut_to_the_checkpoint(tmp_path: Path) -> None:
     for epoch in range(1, 5):
-        runs.append_metrics(tmp_path, {"epoch": epoch, "name": "a\nb"})
-    assert [line["epoch"] for line in runs.read_metrics(tmp_path)] == [1, 2, 3, 4]
+        runs.append_line(tmp_path / runs.METRICS, {"epoch": epoch, "name": "a\nb"})
+    assert [line["epoch"] for line in runs.read_lines(tmp_path / runs.METRICS)] == [1, 2, 3, 4]
     for keep in (4, 2, 2, 0):
-        runs.truncate_metrics(tmp_path, keep)
-        assert [line["epoch"] for line in runs.read_metrics(tmp_path)] == list(range(1, keep + 1))
+        runs.truncate_lines(tmp_path / runs.METRICS, keep)
+        assert [line["epoch"] for line in runs.read_lines(tmp_path / runs.METRICS)] == list(
+            range(1, keep + 1)
+        )
     assert files(tmp_path) == [runs.METRICS]
 
 
 def test_half_a_line_of_a_killed_run_goes(tmp_path: Path) -> None:
     (tmp_path / runs.METRICS).write_text('{"epoch": 1}\n{"epo', encoding="utf-8")
     with pytest.raises(BadInput, match=r"metrics\.jsonl: broken"):
-        runs.read_metrics(tmp_path)
-    runs.truncate_metrics(tmp_path, 1)
-    assert runs.read_metrics(tmp_path) == [{"epoch": 1}]
+        runs.read_lines(tmp_path / runs.METRICS)
+    runs.truncate_lines(tmp_path / runs.METRICS, 1)
+    assert runs.read_lines(tmp_path / runs.METRICS) == [{"epoch": 1}]
 
 
 def test_a_line_separator_inside_a_text_is_no_new_epoch(tmp_path: Path) -> None:
     for note in ("a\u2028b", "c"):
-        runs.append_metrics(tmp_path, {"note": note})
-    runs.truncate_metrics(tmp_path, 2)
-    assert [line["note"] for line in runs.read_metrics(tmp_path)] == ["a\u2028b", "c"]
+        runs.append_line(tmp_path / runs.METRICS, {"note": note})
+    runs.truncate_lines(tmp_path / runs.METRICS, 2)
+    assert [line["note"] for line in runs.read_lines(tmp_path / runs.METRICS)] == ["a\u2028b", "c"]
 
 
 def test_metrics_that_are_missing_cannot_be_cut(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match=r"metrics\.jsonl: 0 epochs, but the checkpoint was written after 2"):
-        runs.truncate_metrics(tmp_path, 2)
-    runs.append_metrics(tmp_path, {"epoch": 1})
+        runs.truncate_lines(tmp_path / runs.METRICS, 2)
+    runs.append_line(tmp_path / runs.METRICS, {"epoch": 1})
     before = (tmp_path / runs.METRICS).read_bytes()
     with pytest.raises(BadInput, match="1 epochs, but"):
-        runs.truncate_metrics(tmp_path, 2)
+        runs.truncate_lines(tmp_path / runs.METRICS, 2)
     assert (tmp_path / runs.METRICS).read_bytes() == before
 
 

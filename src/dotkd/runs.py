@@ -3,8 +3,9 @@
 Everything that a report shows is read from here. Each file is written beside its place and renamed, so that
 a killed process leaves the old file or the new one, never half of one; the metrics grow by a line an epoch.
 
-A run folder holds ``recipe.toml`` (resolved), ``environment.json``, ``metrics.jsonl``,
-``checkpoints/{last,best}.pt``, and at the end ``student.safetensors`` and ``results.json``.
+A run folder holds ``recipe.toml`` (resolved), ``environment.json``, ``metrics.jsonl``, ``gradients.jsonl``
+(layer by layer, where there are two losses), ``checkpoints/{last,best}.pt``, and at the end
+``student.safetensors`` and ``results.json``.
 """
 
 import json
@@ -19,6 +20,7 @@ from typing import Any
 from dotkd.errors import BadInput
 
 RECIPE, ENVIRONMENT, METRICS, RESULTS = "recipe.toml", "environment.json", "metrics.jsonl", "results.json"
+GRADIENTS = "gradients.jsonl"
 STUDENT, LAST, BEST = "student.safetensors", "checkpoints/last.pt", "checkpoints/best.pt"
 SWEEP, TUNING, ANALYSIS = "sweep.json", "tuning.json", "analysis.json"
 _PART = ".part"  # what is not yet whole
@@ -143,23 +145,22 @@ def write_json(path: Path, content: Any) -> None:
     write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
 
 
-def append_metrics(folder: Path, line: dict[str, Any]) -> None:
-    """Add an epoch to the metrics of a run."""
-    with (folder / METRICS).open("a", encoding="utf-8") as file:
+def append_line(path: Path, line: dict[str, Any]) -> None:
+    """Add an epoch to a file that has a line for each; numbers that are not finite are an error."""
+    with path.open("a", encoding="utf-8") as file:
         file.write(json.dumps(line, allow_nan=False) + "\n")
 
 
-def truncate_metrics(folder: Path, epochs: int) -> None:
-    """Keep the first epochs of the metrics: what a killed run wrote after its checkpoint goes.
+def truncate_lines(path: Path, epochs: int) -> None:
+    """Keep the first epochs of such a file: what a killed run wrote after its checkpoint goes.
 
     Args:
-        folder: The run folder.
+        path: The file.
         epochs: How many lines to keep.
 
     Raises:
         BadInput: There are fewer.
     """
-    path = folder / METRICS
     text = path.read_text(encoding="utf-8") if path.exists() else ""
     kept = text.splitlines(keepends=True)[:epochs]
     if len(kept) < epochs:
@@ -167,11 +168,11 @@ def truncate_metrics(folder: Path, epochs: int) -> None:
     write_text(path, "".join(kept))
 
 
-def read_metrics(folder: Path) -> list[dict[str, Any]]:
-    """Read the metrics of a run, finished or not.
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """Read the metrics of a run, or its gradients, finished or not.
 
     Args:
-        folder: The run folder.
+        path: The file.
 
     Returns:
         A dict for each epoch.
@@ -179,7 +180,6 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
     Raises:
         BadInput: The file is missing or broken.
     """
-    path = folder / METRICS
     lines = _read(path, lambda text: [json.loads(line) for line in text.splitlines()])
     return [_table(path, line) for line in lines]
 
@@ -208,7 +208,7 @@ def read_run(folder: Path, *, is_teacher: bool = False) -> RunRecord:
     name, seed = recipe.get("name"), run.get("seed") if isinstance(run, dict) else None
     if not isinstance(name, str) or not isinstance(seed, int):
         raise BadInput(f"{folder / RECIPE}: not the recipe of a run: it lacks a name or a seed")
-    metrics = [_table(folder / METRICS, line, "epoch") for line in read_metrics(folder)]
+    metrics = [_table(folder / METRICS, line, "epoch") for line in read_lines(folder / METRICS)]
     if not metrics:
         raise BadInput(f"{folder / METRICS}: broken: no epoch is in it")
     if [line["epoch"] for line in metrics] != list(range(1, len(metrics) + 1)):

@@ -70,7 +70,7 @@ def finite_and_good(folder: Path) -> None:
         assert all(tensor.isfinite().all() for tensor in weights.values()), path
         logits = weights["student.fc.weight"] @ torch.ones(weights["student.fc.weight"].shape[1])
         assert logits.isfinite().all(), path
-    for line in runs.read_metrics(folder):
+    for line in runs.read_lines(folder / runs.METRICS):
         assert line["validation_loss"] is not None, "an epoch whose loss is not finite counts as good"
 
 
@@ -84,7 +84,7 @@ def test_a_run_that_diverges_at_once(dotkd, tmp_path) -> None:
     assert "Traceback" not in err
     assert not runs.is_finished(folder)
     assert not list(folder.glob("checkpoints/*"))
-    assert runs.read_metrics(folder) == []
+    assert runs.read_lines(folder / runs.METRICS) == []
 
 
 @pytest.mark.parametrize("epochs", [1, 2])

@@ -15,9 +15,23 @@ from dotkd.methods import create_method
 from dotkd.networks import build_student, load_student
 from dotkd.optim import DOT
 from dotkd.recipe import load_recipe, recipe_text
-from dotkd.runs import BEST, ENVIRONMENT, LAST, METRICS, RECIPE, RESULTS, STUDENT, read_run
+from dotkd.runs import (
+    BEST,
+    ENVIRONMENT,
+    GRADIENTS,
+    LAST,
+    METRICS,
+    RECIPE,
+    RESULTS,
+    STUDENT,
+    read_lines,
+    read_run,
+)
+from dotkd.train.epoch import train_epoch
 from dotkd.train.evaluate import evaluate
+from dotkd.train.judge import judge_epoch
 from dotkd.train.loop import train
+from dotkd.train.session import start
 from dotkd.train.teacher import provide_teacher, teacher_recipe
 
 SHORT = ["schedule.epochs=3"]
@@ -42,7 +56,7 @@ def run(tmp_path_factory, teacher):
 
 def test_the_folder_holds_what_it_promises(run):
     files = {path.relative_to(run).as_posix() for path in run.rglob("*") if path.is_file()}
-    assert files == {RECIPE, ENVIRONMENT, METRICS, RESULTS, STUDENT, LAST, BEST}
+    assert files == {RECIPE, ENVIRONMENT, METRICS, GRADIENTS, RESULTS, STUDENT, LAST, BEST}
     record = read_run(run)
     assert record.recipe_text == recipe_text(kd("dot"))
     assert [line["epoch"] for line in record.metrics] == [1, 2, 3]
@@ -142,6 +156,61 @@ def test_cosine_and_ratio_are_those_of_the_probe_batch(teacher, run):
     cosine = torch.nn.functional.cosine_similarity(*gradients, dim=0)
     assert line["gradient_cosine"] == pytest.approx(float(cosine), abs=1e-5)
     assert line["gradient_norm_ratio"] == pytest.approx(float(norms[0] / norms[1]), rel=1e-5)
+    total = gradients[0] + gradients[1]
+    for gradient, name in zip(gradients, ("task", "distill"), strict=True):
+        cosine = torch.nn.functional.cosine_similarity(gradient, total, dim=0)
+        assert line[f"{name}_total_cosine"] == pytest.approx(float(cosine), abs=1e-5)
+    opposite = float((gradients[0] * gradients[1] < 0).sum()) / float(
+        (gradients[0] * gradients[1] != 0).sum()
+    )
+    assert line["gradient_sign_disagreement"] == pytest.approx(opposite, abs=1e-3)
+    layers = read_lines(run / GRADIENTS)[-1]["layers"]
+    shapes = {name: param for name, param in student.named_parameters() if param.ndim > 1}
+    assert list(layers) == list(shapes)
+    start = 0
+    for name, param in student.named_parameters():
+        here = [gradient[start : start + param.numel()] for gradient in gradients]
+        start += param.numel()
+        if name in shapes:
+            cosine = torch.nn.functional.cosine_similarity(*here, dim=0)
+            assert layers[name]["cosine"] == pytest.approx(float(cosine), abs=1e-5)
+
+
+def test_the_update_is_what_the_last_step_of_the_epoch_did(teacher):
+    session = start(kd("dot", "data.batch_size=4096"), load_student(teacher)[0])  # one step an epoch
+    for _ in range(2):
+        before = [param.detach().clone() for param in session.params]
+        train_epoch(session)
+        moved = [param.detach() - old for param, old in zip(session.params, before, strict=True)]
+        assert all(torch.equal(*pair) for pair in zip(session.last_update, moved, strict=True))
+
+
+@pytest.mark.parametrize("loss", ["task", "distill"])
+def test_the_cosine_with_an_update_down_a_loss_is_1(teacher, loss):
+    session = start(kd("dot"), load_student(teacher)[0])
+    stream = random_stream(session.recipe.data.seed, "data.probe")
+    train = session.data.train
+    batch = train.batch(torch.randperm(len(train), generator=stream)[:256])
+    value = getattr(session.objective.eval()(batch.images, batch.labels), loss)
+    session.last_update = [-0.01 * g for g in torch.autograd.grad(value, session.params)]
+    numbers = judge_epoch(session).numbers
+    other = {"task": "distill", "distill": "task"}[loss]
+    assert numbers[f"{loss}_update_cosine"] == pytest.approx(1.0, abs=1e-6)
+    assert numbers[f"{other}_update_cosine"] == pytest.approx(numbers["gradient_cosine"], abs=1e-6)
+
+
+def test_judging_moves_nothing(teacher):
+    session = start(kd("dot"), load_student(teacher)[0])
+    train_epoch(session)
+    names = ("order", "views")
+    states = [getattr(session, name).get_state() for name in names] + [torch.get_rng_state()]
+    weights = [value.clone() for value in session.objective.state_dict().values()]
+    first = judge_epoch(session)
+    assert all(map(torch.equal, weights, session.objective.state_dict().values()))
+    after = [getattr(session, name).get_state() for name in names] + [torch.get_rng_state()]
+    assert all(map(torch.equal, states, after))
+    assert all(param.grad is None for param in session.params)
+    assert judge_epoch(session) == first
 
 
 def test_the_task_loss_is_that_of_the_noisy_labels(tmp_path):

@@ -7,15 +7,13 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor
 
-from dotkd.analysis import gradient_conflict
 from dotkd.data import Batch, StreamedImages
 from dotkd.distiller import Distiller
 from dotkd.errors import Diverged
-from dotkd.optim import DOT, MultiMomentumSGD
-from dotkd.train.evaluate import autocast, evaluate, in_evaluation_mode
+from dotkd.train.evaluate import autocast
 from dotkd.train.objective import clip, differentiate
 from dotkd.train.schedule import lr_factor
-from dotkd.train.session import Session, probe_positions
+from dotkd.train.session import Session
 
 OnStep = Callable[[int, int], None]
 
@@ -46,9 +44,12 @@ def train_epoch(session: Session, on_step: OnStep | None = None) -> dict[str, An
         time = session.epoch + (step + 0.5) / steps
         for group in session.optimizer.param_groups:
             group["lr"] = recipe.optimizer.lr * lr_factor(recipe.schedule, time)
+        if step == steps - 1:
+            before = [param.detach().clone() for param in session.params]
         rows.append(_step(session, batch, time / recipe.schedule.epochs))
         if on_step is not None:
             on_step(session.epoch * steps + step + 1, recipe.schedule.epochs * steps)
+    session.last_update = [param.detach() - old for param, old in zip(session.params, before, strict=True)]
     # The one place where the device is waited for.
     table = torch.stack(rows).double().cpu()
     _refuse_nonfinite(session, table, session.epoch * steps)
@@ -110,87 +111,3 @@ def stop_diverged(session: Session, what: str) -> NoReturn:
         f"{what}: the run has diverged.{stays} Try a lower optimizer.lr, a schedule.warmup, or "
         "optimizer.clip_grad_norm"
     )
-
-
-def judge_epoch(session: Session) -> dict[str, Any]:
-    """Measure the student after an epoch.
-
-    The cosine and the ratio of the two gradients are those of one fixed batch, drawn by the data's seed, in
-    evaluation mode: the same question for all arms, with or without DOT.
-
-    Args:
-        session: The run, whose ``epoch`` still counts the epochs before this one; nothing in it moves.
-
-    Returns:
-        ``validation_accuracy``, ``validation_loss``, ``validation_distill_loss``, the momentum of each
-        gradient, ``gradient_cosine`` and ``gradient_norm_ratio`` = |task| / |distillation|; None for what
-        there is not.
-    """
-    recipe, validation = session.recipe, session.data.validation
-    judged = validation or session.data.train.subset(_positions(session))
-    quality = evaluate(session.deployable, judged, precision=recipe.run.precision)
-    if not math.isfinite(quality.loss):  # weights so large that no logit is a number
-        stop_diverged(session, f"epoch {session.epoch + 1}: loss {quality.loss:.4g} in evaluation")
-    distills = isinstance(session.objective, Distiller)
-    task_momentum, distill_momentum = _momenta(session.optimizer)
-    cosine, ratio = _probe(session) if distills else (None, None)
-    return {
-        "validation_accuracy": quality.accuracy if validation else None,
-        "validation_loss": quality.loss if validation else None,
-        "validation_distill_loss": _held_out(session) if validation else None,
-        "task_momentum": task_momentum,
-        "distill_momentum": distill_momentum if distills else None,
-        "gradient_cosine": cosine,
-        "gradient_norm_ratio": ratio,
-    }
-
-
-@torch.no_grad()
-def _held_out(session: Session) -> float | None:
-    """Return the raw distillation loss on the validation images, in evaluation mode; None without meaning."""
-    assert session.data.validation is not None
-    if not isinstance(session.objective, Distiller) or "index" in session.objective.method.needs:
-        return None  # what remembers training images knows nothing of others
-    total = torch.zeros((), dtype=torch.float64, device=session.device)
-    with in_evaluation_mode(session.objective):
-        for batch in session.data.validation.batches(session.recipe.data.batch_size):
-            with autocast(session.device, session.recipe.run.precision):
-                losses = session.objective(batch.images, batch.labels, index=batch.index, progress=1.0)
-            total += losses.raw_distill.double() * len(batch)
-    return _finite(float(total) / len(session.data.validation))
-
-
-def _momenta(optimizer: torch.optim.Optimizer) -> tuple[float, float | list[float]]:
-    """Return the momentum of the task gradient and that of the distillation gradient, or of each of them."""
-    group = optimizer.param_groups[0]
-    if isinstance(optimizer, DOT):
-        return group["momentum"] - group["delta"], group["momentum"] + group["delta"]
-    if isinstance(optimizer, MultiMomentumSGD):
-        task, *others = group["momenta"].values()
-        return task, others
-    return group["momentum"], group["momentum"]
-
-
-def _probe(session: Session) -> tuple[float | None, float | None]:
-    assert isinstance(session.objective, Distiller)
-    if not (session.objective.method.task_weight and session.objective.method.distill_weight):
-        return None, None  # one of the two has no gradient
-    batch = session.data.train.batch(_positions(session))
-    progress = (session.epoch + 1) / session.recipe.schedule.epochs
-
-    def loss(name: str) -> Tensor:
-        losses = session.objective(batch.images, batch.labels, index=batch.index, progress=progress)
-        value: Tensor = getattr(losses, name)
-        return value
-
-    with in_evaluation_mode(session.objective):
-        found = gradient_conflict(lambda: loss("task"), lambda: loss("distill"), session.params)
-    return _finite(found.cosine), _finite(found.norm_ratio)
-
-
-def _positions(session: Session) -> Tensor:
-    return probe_positions(session.data.train, session.recipe.data.seed)
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None

@@ -18,8 +18,9 @@ from dotkd.errors import BadInput
 from dotkd.networks import build_teacher, save_student
 from dotkd.recipe import Recipe, differing_keys, recipe_text
 from dotkd.train.environment import changes, environment, file_checksum
-from dotkd.train.epoch import OnStep, judge_epoch, stop_diverged, train_epoch
+from dotkd.train.epoch import OnStep, stop_diverged, train_epoch
 from dotkd.train.evaluate import evaluate
+from dotkd.train.judge import judge_epoch
 from dotkd.train.session import Session, read_checkpoint, restore, save, start
 
 _TESTED = ("test_accuracy", "test_top5", "test_loss")
@@ -137,7 +138,9 @@ def _begin(session: Session, folder: Path, now: dict[str, Any]) -> None:
         before = runs.read_json(folder / runs.ENVIRONMENT)
         different = changes(before, now)
         restore(session, folder)
-        runs.truncate_metrics(folder, session.epoch)
+        runs.truncate_lines(folder / runs.METRICS, session.epoch)
+        if (folder / runs.GRADIENTS).exists():
+            runs.truncate_lines(folder / runs.GRADIENTS, session.epoch)
         if different:
             resumed = [*before.get("resumed", []), {"epoch": session.epoch, **different}]
             runs.write_json(folder / runs.ENVIRONMENT, {**before, "resumed": resumed})
@@ -145,6 +148,7 @@ def _begin(session: Session, folder: Path, now: dict[str, Any]) -> None:
         runs.write_text(folder / runs.RECIPE, recipe_text(session.recipe))
         runs.write_json(folder / runs.ENVIRONMENT, now)
         runs.write_text(folder / runs.METRICS, "")
+        (folder / runs.GRADIENTS).unlink(missing_ok=True)
 
 
 def _epochs(session: Session, folder: Path, on_epoch: Sequence[OnEpoch], on_step: OnStep | None) -> None:
@@ -154,7 +158,8 @@ def _epochs(session: Session, folder: Path, on_epoch: Sequence[OnEpoch], on_step
             metrics = train_epoch(session, on_step)
         seconds = time.perf_counter() - before  # of learning: arms are not judged alike
         spent = {"seconds": seconds, "joules": used.joules}
-        metrics = {"epoch": session.epoch + 1, **metrics, **judge_epoch(session), **spent}
+        found = judge_epoch(session)
+        metrics = {"epoch": session.epoch + 1, **metrics, **found.numbers, **spent}
         session.epoch += 1
         accuracy = metrics["validation_accuracy"]
         is_best = accuracy is not None and (
@@ -162,7 +167,9 @@ def _epochs(session: Session, folder: Path, on_epoch: Sequence[OnEpoch], on_step
         )
         if is_best:
             session.best = {key: metrics[key] for key in ("epoch", "validation_accuracy", "validation_loss")}
-        runs.append_metrics(folder, metrics)
+        runs.append_line(folder / runs.METRICS, metrics)
+        if found.layers is not None:
+            runs.append_line(folder / runs.GRADIENTS, {"epoch": session.epoch, "layers": found.layers})
         save(session, folder, is_best=is_best)
         for call in on_epoch:
             call(metrics)
@@ -171,7 +178,7 @@ def _epochs(session: Session, folder: Path, on_epoch: Sequence[OnEpoch], on_step
 def _finish(session: Session, folder: Path, *, test: bool) -> dict[str, Any]:
     """Read the test images, once for the last epoch and once for the best; write what is to be deployed."""
     recipe = session.recipe
-    metrics = runs.read_metrics(folder)
+    metrics = runs.read_lines(folder / runs.METRICS)
     last = {key: metrics[-1][key] for key in ("epoch", "validation_accuracy", "validation_loss")}
     last |= _test(session) if test else dict.fromkeys(_TESTED)
     runs.write_atomically(folder / runs.STUDENT, lambda path: save_student(session.deployable, recipe, path))

@@ -45,6 +45,7 @@ class Session:
         views: Draws the augmentation.
         epoch: Epochs done.
         best: Epoch and validation accuracy of the best epoch so far; None without a validation split.
+        last_update: What the last step of the last epoch added to each of ``params``; None before it.
     """
 
     recipe: Recipe
@@ -57,6 +58,7 @@ class Session:
     views: torch.Generator
     epoch: int = 0
     best: dict[str, Any] | None = None
+    last_update: list[Tensor] | None = None
 
     @property
     def deployable(self) -> nn.Module:
