@@ -159,10 +159,11 @@ def build_optimizer(table: SGDTable, params: list[nn.Parameter]) -> torch.optim.
         "nesterov": table.nesterov,
     }
     if isinstance(table, DOTTable):
-        return DOT(params, delta=table.delta, **shared)
+        return DOT(params, delta=table.delta, task_every=table.task_every, **shared)
     if isinstance(table, ControlTable):
         task_gain, distill_gain = matched_gains(table.momentum, table.delta)
-        return DOT(params, delta=0.0, task_gain=task_gain, distill_gain=distill_gain, **shared)
+        shared |= {"task_gain": task_gain, "distill_gain": distill_gain, "task_every": table.task_every}
+        return DOT(params, delta=0.0, **shared)
     if isinstance(table, DeepKDTable):
         momenta = deepkd_momenta(table.momentum, table.delta, as_released=table.as_released)
         return MultiMomentumSGD(params, momenta=momenta, **shared)

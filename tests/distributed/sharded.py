@@ -197,3 +197,9 @@ def fsdp_checkpoint_of_dot(group):
 @check(2)
 def fsdp_checkpoint_of_adamw(group):
     checkpoint_round_trip(adamw, group)
+
+
+@check(2)
+def fsdp_dot_with_a_held_task_gradient(group):
+    for clip in (None, "joint"):
+        assert_equal_to_one_process(partial(dot, weight_decay=0.05, task_every=3), group, clip=clip)

@@ -9,6 +9,8 @@ from torch import Tensor
 
 # What torch's schedulers write into the groups.
 _SCHEDULERS = ("initial_lr", "max_lr", "min_lr", "max_momentum", "base_momentum")
+# What a group cannot choose for itself.
+_OF_ALL = ("process_group", "local_buffers", "task_every")
 
 
 def nearest(word: str, valid: Iterable[str], *, cutoff: float = 0.6) -> str:
@@ -81,10 +83,12 @@ def check_group_keys(group: Mapping[str, Any], defaults: Mapping[str, Any]) -> N
     Other unknown keys pass: schedulers and users keep notes of their own in the groups.
 
     Raises:
-        ValueError: A key looks misspelt.
+        ValueError: A key looks misspelt, or is an option of the whole optimizer.
     """
     known = {"params", "param_names", *_SCHEDULERS, *defaults}
     for key in group:
+        if key in _OF_ALL:
+            raise ValueError(f"{key} is for all parameters: give it to the optimizer, not to a group")
         hint = "" if key in known else nearest(key, defaults, cutoff=0.8)
         # "no_weight_decay" is a note that somebody made, not a slip.
         if hint and not any(key.endswith(f"_{word}") or key.startswith(f"{word}_") for word in defaults):

@@ -1,18 +1,22 @@
-"""The mean of all gradient sets over the processes, in one all_reduce.
+"""What the processes tell each other: the mean of all gradient sets, or of updates alone, and votes.
 
-The message is flat: every parameter's gradient in every stream (zeros where a loss did not reach it on
-this process), then one presence flag for each of them, then one flag of consent for each stream. After
-the sum the flags say on every process alike which loss reached which parameter anywhere, so that all
-processes take the same step or raise the same error.
+The message of :func:`average` is flat: every parameter's gradient in every stream (zeros where a loss did
+not reach it on this process), then one presence flag for each of them, then the votes. After the sum the
+flags say on every process alike which loss reached which parameter anywhere, so that all processes take
+the same step or raise the same error. :func:`agree` sends flags and votes alone, :func:`mean` tensors
+alone.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from .gradients import Sets
+
+Votes = dict[str, float]
+"""For each question, the share of the processes that say yes, in [0, 1]."""
 
 
 def check_replicated(params: Sequence[Tensor]) -> None:
@@ -30,24 +34,26 @@ def check_replicated(params: Sequence[Tensor]) -> None:
 
 
 def average(
-    sets: Sets, consents: set[str], params: Sequence[Tensor], group: dist.ProcessGroup
-) -> tuple[Sets, set[str]]:
-    """Average gradient sets over the processes of a group.
+    sets: Sets, votes: Mapping[str, bool], params: Sequence[Tensor], group: dist.ProcessGroup
+) -> tuple[Sets, Votes]:
+    """Average gradient sets over the processes of a group, in one all_reduce.
 
     Args:
         sets: Gradients by stream, as this process has them.
-        consents: The streams that this process says are absent on purpose.
+        votes: What this process says to some questions, the same ones on every process.
         params: The parameters, the same in the same order on every process.
         group: The processes.
 
     Returns:
-        The averaged sets and the consents of all processes together. A gradient is present where any
-        process had one; those that had none counted as zero.
+        The averaged sets, and the share of yes for each vote. A gradient is present where any process had
+        one; those that had none counted as zero.
     """
-    flat, sizes = _message(sets, consents, params)
+    grads = [grad for grads in sets.values() for grad in grads]
+    flags = [*(grad is not None for grad in grads), *votes.values()]
+    flat, sizes = _message(grads, [*params] * len(sets), flags)
     dist.all_reduce(flat, group=group)
-    *sums, votes = torch.split(flat, sizes)
-    counts = iter(votes.real.tolist())
+    *sums, sent = torch.split(flat, sizes)
+    counts = iter(sent.real.tolist())
     flat.div_(dist.get_world_size(group))
     means = iter(sums)
     averaged: Sets = {}
@@ -57,27 +63,67 @@ def average(
             _like(param, mean) if count > 0 else None
             for param, (mean, count) in zip(params, pairs, strict=True)
         ]
-    return averaged, {name for name in sets if next(counts) > 0}
+    return averaged, {name: next(counts) / dist.get_world_size(group) for name in votes}
 
 
-def _message(sets: Sets, consents: set[str], params: Sequence[Tensor]) -> tuple[Tensor, list[int]]:
+def agree(
+    sets: Sets, votes: Mapping[str, bool], params: Sequence[Tensor], group: dist.ProcessGroup
+) -> tuple[Sets, Votes]:
+    """Say on every process alike which loss reached which parameter anywhere; the gradients stay here.
+
+    The message has four bytes for each parameter in each set and for each vote.
+
+    Args:
+        sets: Gradients by stream, as this process has them.
+        votes: What this process says to some questions, the same ones on every process.
+        params: The parameters, the same in the same order on every process.
+        group: The processes.
+
+    Returns:
+        The sets with zeros where only other processes had a gradient, and the share of yes for each vote.
+    """
+    flags = [grad is not None for grads in sets.values() for grad in grads]
+    message = torch.tensor([*flags, *votes.values()], dtype=torch.int32, device=params[0].device)
+    dist.all_reduce(message, group=group)
+    counts = iter(message.tolist())
+    filled: Sets = {
+        name: [
+            torch.zeros_like(param) if grad is None and count > 0 else grad
+            for param, grad, count in zip(params, grads, [next(counts) for _ in params], strict=True)
+        ]
+        for name, grads in sets.items()
+    }
+    return filled, {name: next(counts) / dist.get_world_size(group) for name in votes}
+
+
+def mean(tensors: Sequence[Tensor], group: dist.ProcessGroup) -> list[Tensor]:
+    """Return the mean of tensors over the processes, in one all_reduce; those given stay as they are."""
+    if not tensors:
+        return []
+    flat, sizes = _message(tensors, tensors, [])
+    dist.all_reduce(flat, group=group)
+    flat /= dist.get_world_size(group)
+    *means, _ = torch.split(flat, sizes)
+    return [_like(tensor, part) for tensor, part in zip(tensors, means, strict=True)]
+
+
+def _message(
+    grads: Sequence[Tensor | None], params: Sequence[Tensor], flags: Iterable[bool]
+) -> tuple[Tensor, list[int]]:
     """Return the flat tensor to be summed and the sizes of its parts, the flags last."""
     # Flags and sums must survive the trip: never narrower than float32.
     dtype = torch.float32
     for param in params:
         dtype = torch.promote_types(dtype, param.dtype)
     device = params[0].device
-    pieces, flags = [], []
-    for grads in sets.values():
-        for param, grad in zip(params, grads, strict=True):
-            flags.append(float(grad is not None))
-            if grad is None:
-                pieces.append(torch.zeros(param.numel(), dtype=dtype, device=device))
-            else:
-                pieces.append(grad.reshape(-1).to(device=device, dtype=dtype))
-    flags += [float(name in consents) for name in sets]
-    sizes = [*(piece.numel() for piece in pieces), len(flags)]
-    return torch.cat([*pieces, torch.tensor(flags, dtype=dtype, device=device)]), sizes
+    pieces = [
+        torch.zeros(param.numel(), dtype=dtype, device=device)
+        if grad is None
+        else grad.reshape(-1).to(device=device, dtype=dtype)
+        for param, grad in zip(params, grads, strict=True)
+    ]
+    pieces.append(torch.tensor([float(flag) for flag in flags], dtype=dtype, device=device))
+    return torch.cat(pieces), [piece.numel() for piece in pieces]
 
 
 def _like(param: Tensor, flat: Tensor) -> Tensor:

@@ -8,15 +8,15 @@ from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from .checks import check_not_negative, check_window
+from .lazy import LazyTask, check_task_every, nothing_held
 from .momentum import MultiMomentumSGD, buffer_key, check_sgd_options
-from .pair import TaskAndDistill
 from .streams import StreamOptimizer
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
 
 
-class DOT(TaskAndDistill, MultiMomentumSGD):
+class DOT(LazyTask, MultiMomentumSGD):
     r"""Distillation-Oriented Trainer: a momentum of its own for the task and for the distillation gradient.
 
     For a parameter :math:`p` that both losses reach:
@@ -74,9 +74,16 @@ class DOT(TaskAndDistill, MultiMomentumSGD):
         process_group: Average both gradient sets over these processes (``dist.group.WORLD`` for all);
             None for a single process and under FSDP. The model itself is not wrapped in
             DistributedDataParallel, which averages the first of two backward passes only.
+        local_buffers: Keep the buffers on their process and average the update alone, the same to rounding
+            with half the message; see :class:`~dotkd.optim.local.LocalBuffers`. Not with clipping, and
+            :meth:`consolidate` comes before :meth:`state_dict`.
+        task_every: :math:`K` >= 1. 1 is exact, and the default. With more, **an approximation** for a task
+            gradient much smaller than the distillation gradient: the task gradient is computed in every
+            K-th step, held, and subtracted from the gradient of both losses in the others, which run one
+            backward pass; see :class:`~dotkd.optim.lazy.LazyTask`. Another N numbers of memory.
 
     Raises:
-        ValueError: A value is out of range.
+        ValueError: A value is out of range, or ``local_buffers`` without ``process_group``.
 
     Example:
         >>> student, teacher = torch.nn.Linear(4, 3), torch.nn.Linear(4, 3)
@@ -111,7 +118,12 @@ class DOT(TaskAndDistill, MultiMomentumSGD):
         foreach: bool | None = None,
         fused: bool | None = None,
         process_group: "ProcessGroup | None" = None,
+        local_buffers: bool = False,
+        task_every: int = 1,
     ) -> None:
+        check_task_every(task_every)
+        self.task_every = task_every
+        self._keep_local(local_buffers, process_group)
         defaults = {
             "lr": lr,
             "momentum": momentum,
@@ -148,11 +160,16 @@ class DOT(TaskAndDistill, MultiMomentumSGD):
     def _gain(self, group: dict[str, Any], stream: str) -> float:
         return float(group[f"{stream}_gain"])
 
+    def _new_state(self, param: Tensor) -> dict[str, Any]:
+        buffers = MultiMomentumSGD._new_state(self, param)
+        return buffers if self.task_every == 1 else {**buffers, **nothing_held(param)}
+
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load a state of DOT, or of the published optimizer; pending gradients are dropped.
 
         The published optimizer's state is known by its group key ``momentum_kd``; its two momenta become
-        ``momentum`` and ``delta``, and options it does not have keep the values of this optimizer.
+        ``momentum`` and ``delta``, and options it does not have keep the values of this optimizer. A state
+        saved with another ``task_every`` loads; without a held task gradient the next step computes one.
 
         Raises:
             ValueError: The state is another optimizer's.

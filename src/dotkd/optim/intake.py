@@ -32,6 +32,10 @@ class Intake(GradientSets):
         captured: Streams that may not be captured until the primary one is parked.
         by_hand: Whether some of the backward passes of this step were the caller's own.
         scaled: Whether a GradScaler is at work in this step; None before anything came in.
+        whole: Whether the last stream has the gradient of all losses together, from one pass.
+        divided: Whether that has been divided among the streams.
+        unclipped: The primary gradients of this step before clipping; empty where some came in after it,
+            None where nobody asked.
     """
 
     def __init__(self, streams: tuple[str, ...], capture_call: Callable[[str], str]) -> None:
@@ -48,6 +52,8 @@ class Intake(GradientSets):
         self.captured: set[str] = set()
         self.by_hand = False
         self.scaled: bool | None = None
+        self.whole = self.divided = False
+        self.unclipped: Gradients | None = None
         self._bad: Tensor | None = None
 
     def backward(
@@ -56,6 +62,8 @@ class Intake(GradientSets):
         losses: Mapping[str, Tensor | None],
         scaler: "GradScaler | None",
         any_rank: AnyRank,
+        *,
+        one_pass: bool = False,
     ) -> None:
         """Run one backward pass per loss, the primary one last, and keep the gradients apart.
 
@@ -64,18 +72,24 @@ class Intake(GradientSets):
             losses: A loss, or None, for each stream.
             scaler: The GradScaler, or None.
             any_rank: Returns whether a boolean scalar is true on any process.
+            one_pass: Run one pass for all losses instead and give what comes out to the last stream. The
+                first call of a step decides for all of them, and only where no loss is None.
         """
         given = self._check_losses(losses)
         scaler = active(scaler)
         self.look(params)
         self._check_scaling(scaler is not None)
+        whole = self.whole if self.scaled is not None else one_pass and len(given) == len(self.streams)
         before = self.kept.copy(), self._bad, [param.grad for param in params]
-        order = [name for name in (*self.streams[1:], self.primary) if name in given]
+        roots = {name: [given[name]] for name in (*self.streams[1:], self.primary) if name in given}
+        if whole:
+            roots = {self.streams[-1]: list(given.values())}
+        last = list(roots)[-1]
         try:
             self.add(self.primary, self.take(params))
-            for name in order:
-                loss = given[name] if scaler is None else scaler.scale(given[name])
-                loss.backward(retain_graph=name != order[-1])  # type: ignore[no-untyped-call]
+            for name, of_pass in roots.items():
+                scaled = of_pass if scaler is None else [scaler.scale(loss) for loss in of_pass]
+                torch.autograd.backward(scaled, retain_graph=name != last)
                 if name != self.primary:
                     self._keep(params, name, scaler)
         except BaseException:  # out of memory, an interrupt: as if this call had not been made
@@ -85,12 +99,13 @@ class Intake(GradientSets):
             self._note(params, grads)
             raise
         self.unpark(params)
-        self.scaled = scaler is not None
+        self.scaled, self.whole = scaler is not None, whole
+        if self.unclipped is not None:
+            self.unclipped = []
         self.consents.update(name for name in losses if name not in given)
         self.captured.update(self.streams[1:])  # .grad is taken: a capture must park it first
         if scaler is not None:
-            self._note_nonfinite(self.live(params), params[0].device)
-            self._show_nonfinite(params, any_rank)
+            self.find_overflow(params, any_rank)
         self._note(params, [param.grad for param in params])
 
     def capture(
@@ -207,6 +222,11 @@ class Intake(GradientSets):
             raise ValueError(
                 "pass the same GradScaler to every backward and capture of a step, or to none of them"
             )
+
+    def find_overflow(self, params: list[Tensor], any_rank: AnyRank) -> None:
+        """Look at what is in ``.grad``, and put what was found, on any process, where the scaler looks."""
+        self._note_nonfinite(self.live(params), params[0].device)
+        self._show_nonfinite(params, any_rank)
 
     def _note_nonfinite(self, grads: Gradients, device: torch.device) -> None:
         bad = nonfinite(grads, device)

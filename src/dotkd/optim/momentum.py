@@ -13,13 +13,13 @@ from torch.optim.sgd import sgd
 from .checks import check_not_negative, check_unit
 from .gradients import Sets, present
 from .kernels import Kernel, runs, split_by_kernel
-from .streams import StreamOptimizer
+from .local import LocalBuffers
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
 
 
-class MultiMomentumSGD(StreamOptimizer):
+class MultiMomentumSGD(LocalBuffers):
     r"""SGD that keeps a momentum buffer for each of several losses.
 
     For a parameter :math:`p` that the losses :math:`s \in S` reach, with the first of them, :math:`s_0`,
@@ -55,9 +55,12 @@ class MultiMomentumSGD(StreamOptimizer):
         fused: Use torch's fused implementation; None chooses it where it is correct, True raises where it
             is not.
         process_group: Average all gradient sets over these processes; None for a single process.
+        local_buffers: Keep the buffers on their process and average the update alone, the same to rounding
+            with a message that is as many times shorter as there are streams. Not with clipping; see
+            :meth:`consolidate`.
 
     Raises:
-        ValueError: A value is out of range.
+        ValueError: A value is out of range, or ``local_buffers`` without ``process_group``.
 
     Example:
         >>> weight = torch.nn.Parameter(torch.tensor([1.0]))
@@ -89,7 +92,9 @@ class MultiMomentumSGD(StreamOptimizer):
         foreach: bool | None = None,
         fused: bool | None = None,
         process_group: "ProcessGroup | None" = None,
+        local_buffers: bool = False,
     ) -> None:
+        self._keep_local(local_buffers, process_group)
         if not momenta:
             raise ValueError("momenta must name at least one stream, got none")
         defaults = {
@@ -185,6 +190,7 @@ class MultiMomentumSGD(StreamOptimizer):
         momenta, plain = self._momenta(group), self._plain_momentum(group)
         shared = len(grads_of) > 1
         first = next(iter(grads_of))
+        targets = self._targets(group, params)
         for kernel, rows in [(kernel, run) for kernel, all_rows in parts for run in runs(params, all_rows)]:
             for name, grads in grads_of.items():
                 momentum = momenta[name] if shared else plain
@@ -195,6 +201,7 @@ class MultiMomentumSGD(StreamOptimizer):
                     group,
                     kernel,
                     [params[i] for i in rows],
+                    [targets[i] for i in rows],
                     [grads[i] for i in rows],
                     [states[i] for i in rows],
                     buffer_key(name),
@@ -202,6 +209,7 @@ class MultiMomentumSGD(StreamOptimizer):
                     gain=gain,
                     # In the first stream that reaches the parameter, and before any of them moves it.
                     weight_decay=group["weight_decay"] if name == first else 0.0,
+                    lr=group["lr"] if targets is params else None,
                 )
         if len(states[0]) < len(self.streams):
             # All buffers from the first step on: a checkpoint has the same keys for every parameter.
@@ -213,6 +221,7 @@ class MultiMomentumSGD(StreamOptimizer):
         group: dict[str, Any],
         kernel: Kernel,
         params: list[Tensor],
+        targets: list[Tensor],
         grads: list[Tensor],
         states: list[dict[str, Any]],
         key: str,
@@ -220,19 +229,29 @@ class MultiMomentumSGD(StreamOptimizer):
         momentum: float,
         gain: float,
         weight_decay: float,
+        lr: Any,
     ) -> None:
-        """Enter one stream's gradients into its buffers, and these into the parameters."""
+        """Enter one stream's gradients into its buffers, and these into the targets.
+
+        These are the parameters, or with ``lr=None`` something else, to which the buffers are added as they
+        are.
+        """
         buffers = [state.get(key) for state in states]
+        if lr is None:
+            if weight_decay != 0.0:  # of the parameters, which torch does not see
+                sign = -1 if group["maximize"] else 1
+                grads = list(torch._foreach_add(grads, params, alpha=sign * weight_decay))
+            weight_decay, lr = 0.0, -1.0
         # torch's foreach kernel adds the Nesterov term to the gradients themselves.
         if gain != 1.0 or (kernel == "foreach" and group["nesterov"]):
             grads = list(torch._foreach_mul(grads, gain))
         sgd(
-            params,
+            targets,
             grads,
             buffers,
             weight_decay=gain * weight_decay,
             momentum=momentum,
-            lr=group["lr"],
+            lr=lr,
             dampening=group["dampening"],
             nesterov=group["nesterov"],
             maximize=group["maximize"],

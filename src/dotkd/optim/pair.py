@@ -28,6 +28,9 @@ class TaskAndDistill(StreamOptimizer):
         before the call. A student under ``torch.compile`` needs
         ``torch._functorch.config.donated_buffer = False``, as every graph that two passes go through.
 
+        With ``task_every > 1``, where an optimizer has that, most steps run one backward pass for both
+        losses; then ``.grad`` stays empty until clipping or ``step()`` divides what came out.
+
         Args:
             task: Scalar task loss, weighted as it should count. None: absent on purpose in this step.
             distill: Scalar distillation loss, likewise.

@@ -6,29 +6,26 @@ averaged over processes or found missing. What a step does with them is each opt
 (:meth:`StreamOptimizer._plan`).
 """
 
-import copy
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from torch.optim import Optimizer
 from torch.optim.optimizer import ParamsT
 
 from .checks import check_group_keys, check_lr, nearest
 from .clipping import ClipMode, clip
 from .gradients import Sets, present
 from .intake import Intake
+from .states import Portable
 
 if TYPE_CHECKING:
     from torch.amp import GradScaler
     from torch.distributed import ProcessGroup
 
-_LOST = "lost"  # in the place of a process group that could not be pickled
 
-
-class StreamOptimizer(Optimizer):
+class StreamOptimizer(Portable):
     """An optimizer that keeps the gradients of several losses apart.
 
     Subclasses name the streams and update the parameters of a group; everything else is here.
@@ -39,12 +36,13 @@ class StreamOptimizer(Optimizer):
         process_group: Processes over which :meth:`synchronize` averages the gradients, or None.
     """
 
-    param_groups: list[dict[str, Any]]
+    local_buffers: bool = False
+    _agreed: dict[str, float] | None  # the votes of all processes on the gradients as they are, if asked
 
     def __init__(
         self, params: ParamsT, defaults: dict[str, Any], process_group: "ProcessGroup | None" = None
     ) -> None:
-        self.process_group: ProcessGroup | str | None = process_group
+        self.process_group = process_group
         super().__init__(params, defaults)
         self._start()
 
@@ -58,22 +56,14 @@ class StreamOptimizer(Optimizer):
         """Raise ValueError unless the values of a group are valid; ``hint`` ends the sentence."""
 
     @abstractmethod
-    def _new_state(self, param: Tensor) -> dict[str, Any]:
-        """Return the state of a parameter before its first update."""
-
-    @abstractmethod
     def _plan(self, group: dict[str, Any], sets: Sets) -> list[Callable[[], None]]:
         """Return the updates of one group from its gradients in all streams; raise what must be raised."""
 
-    # ---------------------------------------------------------------- construction and copies
+    # ---------------------------------------------------------------- construction
 
     def _start(self) -> None:
-        """Begin with no gradients: after construction, unpickling and loading."""
         self._intake = Intake(self.streams, self._capture_call)
-        self._synchronized = False
-
-    def _params(self) -> list[Tensor]:
-        return [p for group in self.param_groups for p in group["params"]]
+        self._agreed = None
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group of parameters, with hyper-parameters of its own where it names them.
@@ -99,57 +89,6 @@ class StreamOptimizer(Optimizer):
                 self.param_groups.pop()
                 raise
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {
-            **super().__getstate__(),
-            "process_group": None if self.process_group is None else _LOST,
-        }
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
-        self.defaults.pop("differentiable", None)  # torch adds it here; it is no option of ours
-        self._start()
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> "StreamOptimizer":
-        clone = self.__class__.__new__(self.__class__)
-        memo[id(self)] = clone
-        clone.__setstate__(copy.deepcopy(self.__getstate__(), memo))
-        clone.process_group = self.process_group
-        return clone
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Load a state that :meth:`state_dict` of the same class returned; pending gradients are dropped.
-
-        Raises:
-            ValueError: The state is another optimizer's.
-        """
-        self._check_state_dict(state_dict)
-        intake = self._intake
-        super().load_state_dict(state_dict)
-        intake.clear()
-        self._intake = intake  # it knows which zeros in .grad no backward pass has written
-        for param in self._params():
-            for key, value in self.state.get(param, {}).items():
-                if isinstance(value, Tensor) and value.stride() != param.stride():
-                    # The fused kernels need the parameter's own layout, channels_last say.
-                    self.state[param][key] = torch.empty_like(param).copy_(value)
-
-    def _check_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        name = type(self).__name__
-        for group in state_dict["param_groups"]:
-            if missing := [key for key in self.defaults if key not in group]:
-                raise ValueError(
-                    f"not a state of {name}: its parameter groups lack {missing}, they have "
-                    f"{sorted(key for key in group if key != 'params')}"
-                )
-        expected = set(self._new_state(torch.zeros(())))
-        for index, state in state_dict["state"].items():
-            if set(state) != expected:
-                raise ValueError(
-                    f"not a state of {name}: parameter {index} has {sorted(state)} where "
-                    f"{sorted(expected)} belong"
-                )
-
     # ---------------------------------------------------------------- gradients in
 
     def backward(self, *, scaler: "GradScaler | None" = None, **losses: Tensor | None) -> None:
@@ -167,8 +106,8 @@ class StreamOptimizer(Optimizer):
             TypeError: A loss is neither a tensor nor None.
             RuntimeError: ``.grad`` still holds what the last ``step()`` used.
         """
-        self._synchronized = False
-        self._intake.backward(self._params(), losses, scaler, self._any_rank)
+        self._agreed = None
+        self._intake.backward(self._params(), losses, scaler, self._any_rank, one_pass=self._one_pass())
 
     def capture(self, stream: str, *, scaler: "GradScaler | None" = None) -> None:
         """Take the gradients in ``.grad``, which a backward pass of your own left there, into a stream.
@@ -190,7 +129,7 @@ class StreamOptimizer(Optimizer):
             raise ValueError(
                 f"unknown stream {stream!r}{nearest(stream, self.streams)}: one of {self.streams}"
             )
-        self._synchronized = False
+        self._agreed = None
         self._intake.capture(self._params(), stream, scaler, self._any_rank)
 
     @staticmethod  # nothing of the optimizer: a cycle would keep its buffers alive after it
@@ -209,7 +148,7 @@ class StreamOptimizer(Optimizer):
             ``scaler.unscale_(opt)``. The tensors are the optimizer's own: read them, do not write.
         """
         params = self._params()
-        yield from zip(params, *self._intake.all(params).values(), strict=True)
+        yield from zip(params, *self._sets(params).values(), strict=True)
 
     def clip_grad_norm_(
         self,
@@ -233,12 +172,20 @@ class StreamOptimizer(Optimizer):
 
         Returns:
             The norms before clipping, scalar tensors: ``{"joint": norm}``, or one for each stream.
+
+        Raises:
+            RuntimeError: With ``local_buffers``, which never averages the gradients.
         """
+        if self._local:
+            raise RuntimeError(
+                "clip_grad_norm_ needs the norm of the averaged gradients, which local_buffers=True never "
+                "computes: leave it False to clip"
+            )
         self._refuse_hidden()
         self._synchronize(asked=False)
         params = self._params()
         sets, norms = clip(
-            self._intake.all(params),
+            self._final_sets(params),
             max_norm,
             mode,
             norm_type=norm_type,
@@ -256,20 +203,27 @@ class StreamOptimizer(Optimizer):
         self._synchronize(asked=True)
 
     def _synchronize(self, *, asked: bool) -> None:
-        if self.process_group is None or self._synchronized:
+        if self.process_group is None or self._agreed is not None:
             return
         if not asked and self._intake.scaled and self._intake.by_hand:
             raise RuntimeError(
                 "with a GradScaler and several processes call opt.synchronize() before scaler.unscale_(opt) "
                 "or scaler.step(opt): a task gradient that overflows on one process must stop all of them"
             )
+        params = self._params()
+        sets, self._agreed = self._exchange(params)
+        self._intake.replace(params, sets)
+        self._intake.consents = {name for name in self.streams if self._agreed[name]}
+
+    def _exchange(self, params: list[Tensor]) -> tuple[Sets, dict[str, float]]:
+        """Return the sets on which all processes agree, and the share of them that says yes to each vote."""
         from .distributed import average
 
-        params = self._params()
-        sets, consents = average(self._intake.all(params), self._intake.consents, params, self._group())
-        self._intake.replace(params, sets)
-        self._intake.consents = consents
-        self._synchronized = True
+        return average(self._intake.all(params), self._votes(), params, self._group())
+
+    def _votes(self) -> dict[str, bool]:
+        """Return this process's votes: whether each stream is absent on purpose."""
+        return {name: name in self._intake.consents for name in self.streams}
 
     def _any_rank(self, flag: Tensor) -> Tensor:
         if self.process_group is None:
@@ -277,6 +231,11 @@ class StreamOptimizer(Optimizer):
         from .distributed import any_rank
 
         return any_rank(flag, self._group())
+
+    @property
+    def _local(self) -> bool:
+        """Whether the gradients of this process stay its own."""
+        return self.local_buffers and self.process_group is not None
 
     def _group(self) -> "ProcessGroup":
         if isinstance(self.process_group, str) or self.process_group is None:
@@ -313,7 +272,7 @@ class StreamOptimizer(Optimizer):
         params, primary = self._params(), self.streams[0]
         self._refuse_hidden()
         self._synchronize(asked=False)
-        sets = self._intake.all(params)
+        sets = self._final_sets(params)
         if self._complete(params, sets):
             # All groups are planned before any is moved: an error leaves every parameter as it was.
             updates: list[Callable[[], None]] = []
@@ -322,11 +281,32 @@ class StreamOptimizer(Optimizer):
                 end = start + len(group["params"])
                 updates += self._plan(group, {name: grads[start:end] for name, grads in sets.items()})
                 start = end
-            for update in updates:
-                update()
+            self._carry_out(updates)
+            self._after_update(params, sets)
         self._intake.end(sets[primary], params)
-        self._synchronized = False
+        self._agreed = None
         return loss
+
+    # What LazyTask and LocalBuffers do otherwise.
+
+    def _one_pass(self) -> bool:
+        """Say whether this step may do with one backward pass for all losses."""
+        return False
+
+    def _sets(self, params: list[Tensor]) -> Sets:
+        """Return the gradients of all streams; nothing is moved."""
+        return self._intake.all(params)
+
+    def _final_sets(self, params: list[Tensor]) -> Sets:
+        """Return the gradients of all streams, synchronized, for clipping or the update."""
+        return self._intake.all(params)
+
+    def _carry_out(self, updates: list[Callable[[], None]]) -> None:
+        for update in updates:
+            update()
+
+    def _after_update(self, params: list[Tensor], sets: Sets) -> None:
+        """Remember of the gradients what later steps need."""
 
     def _refuse_hidden(self) -> None:
         primary = self.streams[0]
@@ -379,7 +359,7 @@ class StreamOptimizer(Optimizer):
                 until a backward pass writes to them.
         """
         self._intake.drop()
-        self._synchronized = False
+        self._agreed = None
         super().zero_grad(set_to_none)
         if not set_to_none:
             self._intake.mark_zeroed(self._params())

@@ -18,13 +18,20 @@ from dotkd.locate import KINDS
 from dotkd.models.external_names import PRETRAINED, is_external
 from dotkd.recipe.messages import lines
 from dotkd.recipe.networks import Teacher
+from dotkd.recipe.run import NO_FOLDERS
 from dotkd.recipe.shipped import find_recipe, recipe_names, shipped_name
 from dotkd.recipe.types import Recipe, tables
 
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")  # owner/name
-_MACHINE = {"data.root", "data.workers", "run.device", "run.threads"}
+_MACHINE = {"data.root", "data.workers", "run.device", "run.threads", "run.teacher_cache"}
 _MINE, _PLACE = ("run", "teacher", "published"), {"root", "workers"}  # no part of what a number is for
-_PATHS = (("data", "root"), ("teacher", "recipe"), ("teacher", "checkpoint"), ("student", "checkpoint"))
+_PATHS = (
+    ("data", "root"),
+    ("teacher", "recipe"),
+    ("teacher", "checkpoint"),
+    ("student", "checkpoint"),
+    ("run", "teacher_cache"),
+)
 
 
 def load_recipe(recipe: str | Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -146,17 +153,25 @@ def differing_keys(one: str, other: str) -> list[str]:
         other: TOML.
 
     Returns:
-        The keys, as ``table.key``, whose values differ or that one of them lacks; without those that say
-        where and on what machine a run takes place.
+        The keys, as ``table.key``, whose values differ, a key that is not there having its default; without
+        those that say where and on what machine a run takes place.
 
     Example:
         >>> kd, hot = (load_recipe("quick/digits-kd", [f"method.temperature={t}"]) for t in (4, 8))
         >>> differing_keys(recipe_text(kd), recipe_text(hot))
         ['method.temperature']
     """
-    flat = [_flat(tomllib.loads(text)) for text in (one, other)]
+    flat = [_flat(_complete(tomllib.loads(text))) for text in (one, other)]
     keys = {**flat[0], **flat[1]}.keys() - _MACHINE
     return sorted(key for key in keys if flat[0].get(key) != flat[1].get(key))
+
+
+def _complete(raw: dict[str, Any]) -> dict[str, Any]:
+    """Add the defaults of keys that are younger than the file; what is no recipe here stays as it is."""
+    try:
+        return tomllib.loads(recipe_text(make_recipe(raw, "")))
+    except BadInput:
+        return raw
 
 
 def _flat(recipe: dict[str, Any]) -> dict[str, Any]:
@@ -235,6 +250,8 @@ def _anchored(place: tuple[str, ...], value: Any, folder: Path) -> Any:
         if path.exists():
             return shipped_name(path) or str(path)
         return name if name in recipe_names() or name == value else str(path)
+    if place == ("run", "teacher_cache") and value in NO_FOLDERS:
+        return value
     if place == ("data", "root") and not path.exists() and _HUB_NAME.fullmatch(value):
         return value
     return str(path)

@@ -36,13 +36,27 @@ class PairTable(SGDTable):
         return self
 
 
-class DOTTable(PairTable):
+class TwoStreamTable(PairTable):
+    """What DOT and its control have in common."""
+
+    name: Any
+    task_every: Annotated[
+        int,
+        Field(
+            ge=1,
+            description="One step in this many computes the task gradient, the others hold it and save a "
+            "backward pass: an approximation, where it is much smaller than the distillation gradient.",
+        ),
+    ] = 1
+
+
+class DOTTable(TwoStreamTable):
     """A momentum for each gradient: the distillation-oriented trainer."""
 
     name: Literal["dot"]
 
 
-class ControlTable(PairTable):
+class ControlTable(TwoStreamTable):
     """One momentum for both, with the steady-state weights that `delta` would give DOT."""
 
     name: Literal["control"]

@@ -8,6 +8,9 @@ from pydantic import Field, field_validator
 from dotkd.errors import BadInput
 from dotkd.recipe.table import Table
 
+NO_FOLDERS = ("off", "run")
+"""What ``run.teacher_cache`` may be instead of a folder."""
+
 
 class Run(Table):
     """How to run; the seed draws weights, order, augmentation and dropout, each from a stream of its own."""
@@ -17,8 +20,34 @@ class Run(Table):
         str, Field(description="`auto` (CUDA where there is one), `cpu`, `cuda` or `cuda:N`.")
     ] = "auto"
     precision: Annotated[
-        Literal["fp32", "bf16"], Field(description="`bf16`: both networks under autocast, losses in float32.")
+        Literal["fp32", "bf16", "bf16-teacher"],
+        Field(
+            description="`bf16`: both networks in bfloat16 where autocast allows it, `bf16-teacher`: the "
+            "teacher alone; losses are in float32."
+        ),
     ] = "fp32"
+    channels_last: Annotated[
+        bool,
+        Field(
+            description="Weights of 2-D convolutions with the channels innermost in memory, which is faster."
+        ),
+    ] = True
+    teacher_cache: Annotated[
+        str,
+        Field(
+            min_length=1,
+            description="The teacher is asked once for each view of an image: `run` remembers its outputs in "
+            "memory, a folder keeps them for other runs too; `off`. Without a teacher of no effect.",
+        ),
+    ] = "off"
+    compile: Annotated[
+        Literal["none", "parts", "step"],
+        Field(
+            description="What `torch.compile` gets, before the first epoch: `parts`, the networks; `step`, "
+            "also the losses and their backward passes, in one graph. Needs a C++ compiler; a smaller last "
+            "batch is not compiled."
+        ),
+    ] = "none"
     threads: Annotated[int, Field(ge=0, le=1024, description="CPU threads; 0: torch's choice.")] = 0
 
     @field_validator("device")
