@@ -9,9 +9,10 @@ import pytest
 import torch
 
 from dotkd import runs
-from dotkd.analyze import PARTS, analyze
+from dotkd.analyze import PARTS, analyze, plan
 from dotkd.build import build_data
 from dotkd.compare import compare
+from dotkd.data.randomness import random_stream
 from dotkd.errors import BadInput
 from dotkd.networks import load_student
 from dotkd.recipe import load_recipe
@@ -31,8 +32,9 @@ def folder(tmp_path_factory):
     assert (
         compare([load_recipe(f"quick/digits-{name}", SHORT) for name in ("plain", "kd-dot")], 1, folder) == []
     )
-    for arm in ("plain", "kd-dot"):
-        analyze(folder / arm / "seed-0", images=150, grid=3)
+    first, other = (folder / arm / "seed-0" for arm in ("plain", "kd-dot"))
+    analyze(first, images=150, grid=3)
+    analyze(other, reference=first, images=150, grid=3)
     return folder
 
 
@@ -92,6 +94,70 @@ def test_the_run_itself_stays_as_it_was(folder):
     assert set(PARTS) <= set(told(folder, "kd-dot")), "what was found before is kept"
 
 
+def test_the_line_ends_at_both_students(folder):
+    line, first, last = told(folder, "kd-dot")["interpolation"], told(folder, "plain"), told(folder, "kd-dot")
+    assert "interpolation" not in first
+    assert (line["arm"], line["seed"]) == ("plain", 0)
+    assert (line["steps"][0], line["steps"][8], line["steps"][-1]) == (0.0, 0.5, 1.0)
+    assert line["task"][0] == pytest.approx(first["quality"]["nll"], rel=1e-5)
+    assert line["task"][-1] == pytest.approx(last["quality"]["nll"], rel=1e-5)
+    assert line["distill"][-1] == last["landscape"]["distill"][1][1]
+    assert line["distill"][0] > line["distill"][-1]
+    accuracy = [150 * value for value in line["accuracy"]]
+    assert accuracy == pytest.approx([round(value) for value in accuracy], abs=1e-4)
+    middle = halfway(folder)
+    recipe = load_recipe(folder / "plain" / "seed-0" / "recipe.toml")
+    order = torch.randperm(200, generator=random_stream(0, "analysis.images"))[:150]
+    found = evaluate(middle, build_data(recipe.data).validation.subset(order))
+    assert (line["task"][8], line["accuracy"][8]) == pytest.approx((found.loss, found.accuracy), rel=1e-5)
+
+
+def halfway(folder):
+    """The student between the two, made by hand."""
+    (one, _), (two, _) = (load_student(folder / arm / "seed-0") for arm in ("plain", "kd-dot"))
+    theirs = two.state_dict()
+    one.load_state_dict({name: (value + theirs[name]) / 2 for name, value in one.state_dict().items()})
+    return one
+
+
+def test_the_spectrum_agrees_with_the_eigenvalues(folder):
+    for kind, found in told(folder, "kd-dot")["sharpness"].items():
+        spectrum = found["spectrum"]
+        # Both ends of the spectrum are nodes of the quadrature, up to what the steps left open.
+        assert max(spectrum["nodes"]) == pytest.approx(found["eigenvalues"][0], rel=0.01), kind
+        assert sum(spectrum["weights"]) == pytest.approx(1)
+        step = spectrum["grid"][1] - spectrum["grid"][0]
+        assert step * sum(spectrum["density"]) == pytest.approx(1, abs=1e-3)
+        # Hutchinson's estimate and the mean of the nodes are of the same trace.
+        size = told(folder, "kd-dot")["cost"]["parameters"]
+        mean = sum(w * x for w, x in zip(spectrum["weights"], spectrum["nodes"], strict=True))
+        assert size * mean == pytest.approx(found["trace"], rel=0.5)
+
+
+def test_students_that_are_not_alike_have_no_line(folder, tmp_path):
+    recipe = load_recipe("quick/digits-plain", ["schedule.epochs=1", "student.model=small/mlp32"])
+    train(recipe, tmp_path / "wide")
+    given = {"parts": ["interpolation"], "reference": folder / "plain" / "seed-0", "images": 50}
+    line = analyze(tmp_path / "wide", **given)["interpolation"]
+    assert line["reason"].startswith("the students differ: hidden.weight is [16, 64] and [32, 64]")
+    assert set(line) == {"arm", "seed", "reason"}
+    recipe = load_recipe("quick/digits-plain", ["schedule.epochs=1", "student.model=small/cnn4"])
+    train(recipe, tmp_path / "cnn")
+    line = analyze(tmp_path / "cnn", **given)["interpolation"]
+    assert line["reason"].startswith("the students differ: only one of them has ")
+
+
+def test_the_first_of_several_runs_is_the_reference(tmp_path):
+    one, two, three = (tmp_path / name for name in "abc")
+    four = PARTS[:-1]
+    assert plan([one]) == [(one, four, None)]
+    assert plan([one, two, three]) == [(one, four, None), (two, PARTS, one), (three, PARTS, one)]
+    assert plan([one, two], ["interpolation"]) == [(two, ("interpolation",), one)]
+    assert plan([one, two], ["cost"]) == [(one, ("cost",), None), (two, ("cost",), None)]
+    with pytest.raises(BadInput, match="interpolation needs two runs: the one from whose student"):
+        plan([one], ["cost", "interpolation"])
+
+
 @pytest.mark.parametrize("name", METHODS)
 def test_learned_parts_come_back_with_the_run(name, tmp_path):
     given = ["schedule.epochs=1", "student.model=small/cnn4", *METHODS[name]]
@@ -116,6 +182,10 @@ def test_what_cannot_be_analyzed(folder, tmp_path):
     run = folder / "kd-dot" / "seed-0"
     with pytest.raises(BadInput, match=r"unknown part 'landscap' \(known: landscape"):
         analyze(run, parts=["landscap"])
+    with pytest.raises(BadInput, match="no line leads from a student to itself"):
+        analyze(run, reference=run)
+    with pytest.raises(BadInput, match="elsewhere: not the folder of a finished run"):
+        analyze(run, reference=tmp_path / "elsewhere")
     with pytest.raises(BadInput, match="grid must be an odd number of at least 3, got 4"):
         analyze(run, grid=4)
     shutil.copytree(run, tmp_path / "away" / "kd-dot" / "seed-0")
@@ -126,9 +196,12 @@ def test_what_cannot_be_analyzed(folder, tmp_path):
 def test_the_command_line(folder, capsys, monkeypatch):
     from dotkd.cli import main
 
-    run = str(folder / "plain" / "seed-0")
-    monkeypatch.setattr(sys, "argv", ["dotkd", "analyze", run, "--parts", "cost", "--images", "20"])
+    first, other = (str(folder / arm / "seed-0") for arm in ("plain", "kd-dot"))
+    words = ["analyze", first, other, "--parts", "cost,interpolation", "--images", "20"]
+    monkeypatch.setattr(sys, "argv", ["dotkd", *words])
     with pytest.raises(SystemExit) as ended:
         main()
-    assert not ended.value.code, capsys.readouterr().err
-    assert "analysis.json" in capsys.readouterr().out
+    said = capsys.readouterr()
+    assert not ended.value.code, said.err
+    assert said.out.count("analysis.json") == 2
+    assert "no line from" not in said.out

@@ -18,12 +18,12 @@ import dotkd
 PACKAGE = "dotkd"
 # From the ground up; what does not exist yet has its place already.
 LEVELS = [
-    {"errors", "optim", "losses", "taps", "locate", "align", "data", "models"},
+    {"errors", "processes", "optim", "losses", "taps", "locate", "align", "fold", "data", "models"},
     {"methods", "distiller", "analysis"},
     {"recipe"},
     {"runs"},
     {"build", "networks", "train"},
-    {"report", "arms"},
+    {"report", "arms", "jobs"},
     {"compare", "tune", "analyze", "evaluate", "export"},
     {"cli", "__main__"},
 ]

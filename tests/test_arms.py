@@ -9,7 +9,7 @@ from dotkd.arms import Sweep, check_arms, parse_sweep, slug, swept
 from dotkd.compare import compare
 from dotkd.errors import BadInput, RunFailed
 from dotkd.recipe import load_recipe
-from dotkd.runs import SWEEP, TUNING, find_runs, read_json
+from dotkd.runs import RESULTS, SWEEP, TUNING, find_runs, read_json
 from dotkd.tune import Tuning, parse_rates
 
 SHORT = ["schedule.epochs=2", "student.model=small/mlp16"]
@@ -78,8 +78,17 @@ def test_a_comparison_with_a_sweep_says_which_arms_are_its_points(tmp_path):
     told = read_json(tmp_path / "out" / SWEEP)
     assert told["keys"] == ["optimizer.delta"]
     assert told["arms"][1] == {"name": "KD + DOT, delta 0.05", "base": "KD + DOT", "values": [0.05]}
+    assert told["unswept"] == {"KD + DOT": [0.075]}
     names = {run.name for run in find_runs(tmp_path / "out") if not run.is_teacher}
     assert names == {"KD", "KD + DOT, delta 0", "KD + DOT, delta 0.05"}
+
+
+def test_the_baseline_of_a_sweep_over_weights_is_the_recipe_as_it_was(tmp_path):
+    weights = parse_sweep("method.task_weight:method.distill_weight=0.5:0.5,0.1:0.9")
+    compare(arms("kd"), 1, tmp_path / "out", sweep=weights)
+    assert read_json(tmp_path / "out" / SWEEP)["unswept"] == {"KD": [0.1, 0.9]}
+    told = read_json(tmp_path / "out" / RESULTS)
+    assert told["baseline"] == "KD, task_weight 0.1, distill_weight 0.9"
 
 
 def test_each_arm_gets_the_rate_that_was_best_on_validation(tmp_path):

@@ -13,6 +13,7 @@ from torch.nn import functional
 from dotkd import Distiller, Losses, Method
 from dotkd.losses import dkd_loss, kd_loss
 from dotkd.methods import DKD, KD, FunctionMethod
+from dotkd.methods.base import Outputs
 
 
 class ConvNet(nn.Module):
@@ -192,6 +193,35 @@ def test_the_teacher_runs_without_a_graph_even_if_the_images_have_one():
     assert seen["student"].logits.requires_grad
     assert not seen["teacher"].logits.requires_grad
     assert not seen["teacher"].logits.is_inference()  # a loss may save it for its backward pass
+
+
+def test_what_the_teacher_said_may_be_given_back():
+    distiller = feature_distiller()
+    images, labels = batch()
+    known = distiller.teach(images.requires_grad_())
+    assert list(known.features) == ["body"]
+    assert not known.logits.requires_grad
+    assert not known.features["body"].requires_grad
+    expected = copy.deepcopy(distiller)(images, labels)
+    asked = []
+    distiller.teacher.register_forward_hook(lambda *_: asked.append(True))
+    given = distiller(images, labels, teacher_outputs=known)
+    assert not asked
+    assert torch.equal(given.task, expected.task)
+    assert torch.equal(given.distill, expected.distill)
+    distiller.teacher.train()  # its owner forgets
+    assert torch.equal(distiller.teach(images).logits, known.logits)
+    assert asked
+
+
+def test_given_outputs_are_of_these_images_and_complete():
+    distiller = feature_distiller()
+    images, labels = batch()
+    known = distiller.teach(images)
+    with pytest.raises(ValueError, match="teacher_outputs lack what the method reads: body"):
+        distiller(images, labels, teacher_outputs=Outputs(known.logits))
+    with pytest.raises(ValueError, match=r"must be of the same 4 images, got logits \[8, 3\]"):
+        distiller(images[:4], labels[:4], teacher_outputs=known)
 
 
 def test_the_modes_of_student_and_method_follow():

@@ -168,7 +168,14 @@ def test_a_run_without_its_end_is_not_finished(tmp_path: Path, left_out: str) ->
     assert runs.is_finished(folder)
     (folder / left_out).unlink()
     assert not runs.is_finished(folder)
-    assert runs.find_runs(tmp_path) == []
+    # Without its weights it can still be reported on.
+    assert [run.path for run in runs.find_runs(tmp_path)] == ([folder] if left_out == runs.STUDENT else [])
+
+
+def test_the_results_of_a_comparison_are_no_run(tmp_path: Path) -> None:
+    folder = make(tmp_path / "arm" / "seed-0")
+    (tmp_path / runs.RESULTS).write_text("{}")
+    assert [run.path for run in runs.find_runs(tmp_path)] == [folder]
 
 
 @pytest.mark.parametrize("file", [runs.RECIPE, runs.ENVIRONMENT, runs.METRICS, runs.RESULTS])

@@ -97,7 +97,7 @@ def swept(recipes: Sequence[Recipe], sweep: Sweep) -> tuple[list[Recipe], list[S
     for recipe in recipes:
         raw = recipe.model_dump(exclude_none=True)
         places = [key.split(".") for key in sweep.keys]
-        if not all(inner in raw.get(table, {}) for table, inner in places):
+        if _values(recipe, sweep) is None:
             arms.append(recipe)
             continue
         for values in sweep.values:
@@ -112,6 +112,29 @@ def swept(recipes: Sequence[Recipe], sweep: Sweep) -> tuple[list[Recipe], list[S
     if not points:
         raise BadInput(f"no recipe has {' and '.join(sweep.keys)}: nothing to sweep")
     return arms, points
+
+
+def unswept(recipes: Sequence[Recipe], sweep: Sweep) -> dict[str, tuple[Any, ...]]:
+    """Say what the swept keys are in the recipes themselves.
+
+    Args:
+        recipes: The recipes.
+        sweep: What to vary.
+
+    Returns:
+        Name of a recipe that has the keys -> their values.
+    """
+    values = {recipe.name: _values(recipe, sweep) for recipe in recipes}
+    return {name: found for name, found in values.items() if found is not None}
+
+
+def _values(recipe: Recipe, sweep: Sweep) -> tuple[Any, ...] | None:
+    """The values of the keys, None where a recipe lacks one of them."""
+    raw = recipe.model_dump(exclude_none=True)
+    places = [key.split(".") for key in sweep.keys]
+    if not all(inner in raw.get(table, {}) for table, inner in places):
+        return None
+    return tuple(raw[table][inner] for table, inner in places)
 
 
 def check_arms(recipes: Sequence[Recipe]) -> dict[str, Recipe]:
@@ -180,6 +203,11 @@ def teacher_folder(recipe: Recipe, folder: Path) -> Path:
         return folder  # nothing is written there: a checkpoint, or no teacher at all
     mark = hashlib.sha256(recipe_text(teacher).encode()).hexdigest()[:8]
     return folder / "teachers" / f"{slug(teacher.name)}-{mark}"
+
+
+def with_seed(recipe: Recipe, seed: int) -> Recipe:
+    """Give a recipe another seed of the run."""
+    return recipe.model_copy(update={"run": recipe.run.model_copy(update={"seed": seed})})
 
 
 def slug(name: str) -> str:

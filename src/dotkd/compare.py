@@ -4,14 +4,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from dotkd.arms import Sweep, SweptArm, check_arms, refuse_strangers, swept, teacher_folder
+from dotkd.arms import Sweep, SweptArm, check_arms, refuse_strangers, swept, unswept, with_seed
 from dotkd.errors import RunFailed
+from dotkd.jobs import Job, provide_teachers, run_jobs
 from dotkd.recipe import Recipe
-from dotkd.report import summarize, write_report
-from dotkd.runs import RESULTS, SWEEP, find_runs, is_finished, write_json
+from dotkd.report import read_extras, summarize, write_report
+from dotkd.runs import RESULTS, SWEEP, find_runs, write_json
 from dotkd.train.epoch import OnStep
-from dotkd.train.loop import OnEpoch, check_folder, train
-from dotkd.train.teacher import provide_teacher
+from dotkd.train.loop import OnEpoch, check_folder
 from dotkd.tune import Tuning, tune
 
 DEMO = ("quick/digits-plain", "quick/digits-kd", "quick/digits-kd-dot", "quick/digits-kd-control")
@@ -44,6 +44,7 @@ def compare(
     *,
     sweep: Sweep | None = None,
     tuning: Tuning | None = None,
+    jobs: int = 1,
     on_run: Callable[[str, int], None] = lambda _arm, _seed: None,
     on_teacher: Callable[[str], None] = lambda _arm: None,
     on_epoch: Sequence[OnEpoch] = (),
@@ -62,10 +63,13 @@ def compare(
         folder: Where all goes.
         sweep: Values to try for a key: an arm for each, of each recipe that has the key.
         tuning: Learning rates to choose from for each arm, by validation and before anything else.
+        jobs: How many runs at a time; above 1 each has a process of its own. Teachers come first, one by
+            one.
         on_run: Called before each run with arm and seed.
         on_teacher: Called before the teacher of an arm is trained, with the arm.
-        on_epoch: Called with the metrics of each epoch.
-        on_step: Called after each step with the steps done and the steps of the run.
+        on_epoch: Called with the metrics of each epoch of what runs in this process: of all with one job
+            at a time, else of the teachers.
+        on_step: Called after each step with the steps done and the steps of the run; likewise.
 
     Returns:
         The failures; empty if all went well.
@@ -75,6 +79,7 @@ def compare(
         RunFailed: All runs failed, so that there is nothing to report.
     """
     points: list[SweptArm] = []
+    before = {} if sweep is None else unswept(recipes, sweep)
     if sweep is not None:
         recipes, points = swept(recipes, sweep)
     arms = check_arms(recipes)
@@ -82,39 +87,36 @@ def compare(
         (r.name, seed): folder / arm / f"seed-{seed}" for arm, r in arms.items() for seed in range(seeds)
     }
     refuse_strangers(folder, places)
+    teachers = provide_teachers(arms, folder, on_teacher=on_teacher, on_epoch=on_epoch, on_step=on_step)
     if tuning is not None:
-        arms = tune(arms, tuning, folder, on_run=on_run, on_teacher=on_teacher, on_step=on_step)
+        arms = tune(arms, tuning, folder, teachers, jobs=jobs, on_run=on_run, on_step=on_step)
     planned = [
-        (arm, recipe.model_copy(update={"run": recipe.run.model_copy(update={"seed": seed})}), seed)
+        Job(arm, with_seed(recipe, seed), places[recipe.name, seed], teachers[arm])
         for seed in range(seeds)
         for arm, recipe in arms.items()
     ]
-    for arm, recipe, seed in planned:
-        check_folder(recipe, folder / arm / f"seed-{seed}", resume=True)
+    for job in planned:
+        check_folder(job.recipe, job.folder, resume=True)
     if sweep is not None:
-        write_json(folder / SWEEP, {"keys": sweep.keys, "arms": [point._asdict() for point in points]})
-    failures = []
-    for arm, recipe, seed in planned:
-        on_run(recipe.name, seed)
-        try:
-            home = teacher_folder(recipe, folder)
-            if home != folder and not is_finished(home):
-                on_teacher(recipe.name)
-            teacher = provide_teacher(recipe, home, on_epoch=on_epoch, on_step=on_step)
-            train(
-                recipe,
-                folder / arm / f"seed-{seed}",
-                teacher=teacher,
-                resume=True,
-                on_epoch=on_epoch,
-                on_step=on_step,
-            )
-        except Exception as error:  # whatever it was, the other runs go on and the end says so
-            failures.append(Failure(recipe.name, seed, error))
+        table = {"keys": sweep.keys, "arms": [point._asdict() for point in points], "unswept": before}
+        write_json(folder / SWEEP, table)
+    ended = run_jobs(
+        planned,
+        jobs,
+        on_start=lambda job: on_run(job.recipe.name, job.recipe.run.seed),
+        on_epoch=on_epoch,
+        on_step=on_step,
+    )
+    failures = [
+        Failure(job.recipe.name, job.recipe.run.seed, ending)
+        for job, ending in ended
+        if isinstance(ending, Exception)
+    ]
     if len(failures) == len(planned):
         raise RunFailed(f"all {len(planned)} runs failed, the first with {failures[0].reason}") from failures[
             0
         ].error
-    write_json(folder / RESULTS, summarize(find_runs(folder)).to_json())
+    found = find_runs(folder)
+    write_json(folder / RESULTS, summarize(found, read_extras(folder, found).sweep).to_json())
     write_report(folder)
     return failures

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from dotkd.build import build_data, build_device
-from dotkd.networks import load_student
+from dotkd.networks import lay_out, load_student
 from dotkd.recipe import Recipe
 from dotkd.train.evaluate import Quality, evaluate
 
@@ -26,6 +26,7 @@ def evaluate_student(
         BadInput: The file or the data are missing or broken, or do not fit.
     """
     student, recipe = load_student(path, recipe)
+    lay_out(student, channels_last=recipe.run.channels_last)  # as in the run: the same numbers
     data = recipe.data.model_copy(update={"root": root}) if root else recipe.data
     where = build_device(device)
     test = build_data(data).test.to(where)

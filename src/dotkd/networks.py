@@ -48,7 +48,30 @@ def build_student(recipe: Recipe) -> ImageModel:
     if recipe.student.checkpoint is not None:
         load_weights(student, recipe.student.checkpoint)
         _check_normalisation(recipe, _metadata(Path(recipe.student.checkpoint)))
+    lay_out(student, channels_last=recipe.run.channels_last)
     return student
+
+
+def lay_out(module: nn.Module, *, channels_last: bool) -> None:
+    """Lay out the weights of 2-D convolutions, in place; their values and shapes stay.
+
+    Where a weight lies with the channels innermost, the convolution computes and returns in that layout
+    too, and what follows it keeps it. Other weights have one layout only.
+
+    Args:
+        module: Any module.
+        channels_last: With the channels innermost; else in the order of the shape.
+
+    Example:
+        >>> convolution = nn.Conv2d(3, 8, 3)
+        >>> lay_out(convolution, channels_last=True)
+        >>> convolution.weight.stride(), convolution(torch.zeros(1, 3, 4, 4)).stride()
+        ((27, 1, 9, 3), (32, 1, 16, 8))
+    """
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    for parameter in module.parameters():
+        if parameter.ndim == 4:
+            parameter.data = parameter.data.contiguous(memory_format=layout)
 
 
 def build_teacher(recipe: Recipe, path: Path | None) -> nn.Module:

@@ -230,7 +230,7 @@ def _table(path: Path, content: Any, *keys: str) -> dict[str, Any]:
 
 
 def find_runs(folder: Path) -> list[RunRecord]:
-    """Read all finished runs in a folder or below it.
+    """Read all finished runs in a folder or below it, also those whose weights somebody removed.
 
     Args:
         folder: A run folder, or the folder of a comparison.
@@ -244,7 +244,9 @@ def find_runs(folder: Path) -> list[RunRecord]:
     """
     if not folder.is_dir():
         raise BadInput(f"no folder {str(folder)!r}")
-    found = sorted(path.parent for path in folder.rglob(STUDENT) if is_finished(path.parent))
+    # A comparison has results of its own, and neither a recipe nor a student.
+    ends = [path.parent for path in folder.rglob(RESULTS)]
+    found = sorted(end for end in ends if any((end / name).is_file() for name in (RECIPE, STUDENT)))
     parts = {path: path.relative_to(folder).parts for path in found}
     return [
         read_run(path, is_teacher=any(part in TEACHERS for part in parts[path]))

@@ -9,13 +9,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from dotkd.arms import slug, teacher_folder
+from dotkd.arms import slug, with_seed
 from dotkd.errors import BadInput, Diverged, RunFailed
+from dotkd.jobs import Ending, Job, Teachers, run_jobs
 from dotkd.recipe import Recipe
-from dotkd.runs import TRIALS, TUNING, is_finished, write_json
+from dotkd.runs import TRIALS, TUNING, write_json
 from dotkd.train.epoch import OnStep
-from dotkd.train.loop import check_folder, train
-from dotkd.train.teacher import provide_teacher
+from dotkd.train.loop import check_folder
 
 FIRST_SEED = 100
 
@@ -67,9 +67,10 @@ def tune(
     arms: Mapping[str, Recipe],
     tuning: Tuning,
     folder: Path,
+    teachers: Teachers,
     *,
+    jobs: int = 1,
     on_run: Callable[[str, int], None] = lambda _arm, _seed: None,
-    on_teacher: Callable[[str], None] = lambda _arm: None,
     on_step: OnStep | None = None,
 ) -> dict[str, Recipe]:
     """Choose a learning rate for each arm by the mean validation accuracy of the last epoch.
@@ -82,9 +83,10 @@ def tune(
         arms: Folder name -> recipe.
         tuning: What each arm tries.
         folder: The folder of the comparison.
+        teachers: Of the arms, from :func:`~dotkd.jobs.provide_teachers`.
+        jobs: How many trials at a time.
         on_run: Called before each trial with arm and seed.
-        on_teacher: Called before the teacher of an arm is trained, with the arm.
-        on_step: Called after each step with the steps done and the steps of the trial.
+        on_step: Called after each step with the steps done and the steps of the trial; with one job only.
 
     Returns:
         The recipes, each with its rate.
@@ -98,25 +100,36 @@ def tune(
             raise BadInput(
                 f"{recipe.name}: learning rates are chosen on data.validation images, and there are none"
             )
+    trials = {
+        (arm, rate, seed): folder / TRIALS / arm / f"lr-{slug(f'{rate:g}')}" / f"seed-{seed}"
+        for arm in arms
+        for rate, seed in tuning.trials()
+    }
+    planned = [
+        Job(arm, _with(arms[arm], rate, seed), place, teachers[arm], test=False)
+        for (arm, rate, seed), place in trials.items()
+    ]
+    for job in planned:
+        check_folder(job.recipe, job.folder, resume=True)
+
+    def begin(job: Job) -> None:
+        on_run(f"{job.recipe.name}, lr {job.recipe.optimizer.lr:g}", job.recipe.run.seed)
+
+    endings: dict[Path, Ending] = {}
+    for job, ending in run_jobs(planned, jobs, on_start=begin, on_step=on_step):
+        if isinstance(ending, Exception) and not isinstance(ending, Diverged):
+            raise ending
+        endings[job.folder] = ending
     table: dict[str, Any] = {}
     chosen: dict[str, Recipe] = {}
     for arm, recipe in arms.items():
         found: dict[float, list[tuple[float, float]]] = {}
         for rate, seed in tuning.trials():
-            on_run(f"{recipe.name}, lr {rate:g}", seed)
-            home = teacher_folder(recipe, folder)
-            if home != folder and not is_finished(home):
-                on_teacher(recipe.name)
-            teacher = provide_teacher(recipe, home, on_step=on_step)
-            trial = _with(recipe, rate, seed)
-            place = folder / TRIALS / arm / f"lr-{slug(f'{rate:g}')}" / f"seed-{seed}"
-            check_folder(trial, place, resume=True)
-            try:
-                last = train(trial, place, teacher=teacher, resume=True, test=False, on_step=on_step)["last"]
-            except Diverged:
-                found.setdefault(rate, [])
-                continue
-            found.setdefault(rate, []).append((last["validation_accuracy"], last["validation_loss"]))
+            ending = endings[trials[arm, rate, seed]]
+            numbers = found.setdefault(rate, [])
+            if not isinstance(ending, Exception):
+                last = ending["last"]
+                numbers.append((last["validation_accuracy"], last["validation_loss"]))
         whole = {rate: numbers for rate, numbers in found.items() if len(numbers) == tuning.seeds}
         if not whole:
             raise RunFailed(f"{recipe.name} diverged at every one of the rates {list(tuning.rates)}")
@@ -137,5 +150,4 @@ def _merit(numbers: list[tuple[float, float]]) -> tuple[float, float]:
 
 def _with(recipe: Recipe, rate: float, seed: int) -> Recipe:
     optimizer = recipe.optimizer.model_copy(update={"lr": rate})
-    run = recipe.run.model_copy(update={"seed": seed})
-    return recipe.model_copy(update={"optimizer": optimizer, "run": run})
+    return with_seed(recipe.model_copy(update={"optimizer": optimizer}), seed)

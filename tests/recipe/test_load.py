@@ -9,8 +9,10 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from dotkd.errors import BadInput
-from dotkd.recipe import load_recipe, parse_recipe, recipe_names, recipe_text
+from dotkd.recipe import differing_keys, load_recipe, parse_recipe, recipe_names, recipe_text
 from dotkd.recipe.load import make_recipe
+from dotkd.recipe.optimizer import DOTTable
+from dotkd.recipe.run import Run
 from dotkd.recipe.shipped import recipe_folder
 
 KD, DOT, PLAIN = "quick/digits-kd", "quick/digits-kd-dot", "quick/digits-plain"
@@ -63,9 +65,10 @@ def test_every_shipped_file_is_a_recipe_or_a_part_of_one() -> None:
 def test_resolved_text_has_all_defaults_and_no_base() -> None:
     raw = tomllib.loads(recipe_text(load_recipe(DOT, ["optimizer.lr=0.07", "run.threads=1"])))
     assert "extends" not in raw
-    assert set(raw["optimizer"]) == {"name", "lr", "momentum", "weight_decay", "nesterov", "delta"}
+    assert raw["optimizer"].keys() == set(DOTTable.model_fields) - {"clip_grad_norm"}  # None: no clipping
     assert (raw["optimizer"]["lr"], raw["optimizer"]["nesterov"]) == (0.07, False)
-    assert raw["run"] == {"seed": 0, "device": "auto", "precision": "fp32", "threads": 1}
+    assert raw["run"] == Run(threads=1).model_dump()
+    assert (raw["run"]["precision"], raw["run"]["seed"]) == ("fp32", 0)
     assert raw["method"]["standardize"] is False
 
 
@@ -317,3 +320,17 @@ def test_a_new_variant_takes_along_only_the_keys_that_it_reads_and_a_method_none
     assert (dkd["name"], dkd["beta"], dkd["task_weight"]) == ("dkd", 2, 1.0)
     with pytest.raises(BadInput, match=r"optimizer\.delta: unknown key of optimizer 'sgd'"):
         load_recipe("quick/digits-kd-dot", ["optimizer.name=sgd", "optimizer.delta=0.05"])
+
+
+def test_a_key_that_is_younger_than_a_file_has_its_default():
+    text = recipe_text(load_recipe("quick/digits-kd"))
+    older = text.replace('precision = "fp32"\n', "").replace("nesterov = false\n", "")
+    assert older.count("\n") == text.count("\n") - 2
+    assert differing_keys(older, text) == differing_keys(text, older) == []
+    assert differing_keys(older, text.replace("nesterov = false", "nesterov = true")) == [
+        "optimizer.nesterov"
+    ]
+
+
+def test_what_is_no_recipe_here_is_compared_as_it_stands():
+    assert differing_keys("[run]\nseed = 1\n", "[run]\nseed = 2\nnews = 3\n") == ["run.news", "run.seed"]

@@ -4,9 +4,9 @@ import json
 import math
 import random
 
-from dotkd.runs import ANALYSIS, SWEEP, TUNING
+from dotkd.runs import ANALYSIS, METRICS, SWEEP, TUNING
 
-from .folders import metrics, recipe, write_run
+from .folders import metrics, recipe, write_gradients, write_run
 
 BASES = {"KD": "sgd", "KD + DOT": "dot", "KD, control": "control"}
 WEIGHTS = ((0.9, 0.1), (0.7, 0.3), (0.5, 0.5), (0.3, 0.7), (0.1, 0.9))
@@ -87,9 +87,11 @@ def analysis(rng, *, distilled=True, sharp=1.0, grid=15):
     def surface(low, curve):
         return [[low + curve * sharp * (x * x + 0.6 * y * y + 0.5 * x * y) for y in steps] for x in steps]
 
+    spectrum = {"nodes": [-sharp, 0.0, 5 * sharp, 40 * sharp], "weights": [0.05, 0.9, 0.04, 0.01]}
+
     def shape(low):
         return {"eigenvalues": [40 * sharp, 22 * sharp], "trace": 310 * sharp * low, "trace_error": 4.2,
-                "epsilon_sharpness": 0.02 * sharp}  # fmt: skip
+                "epsilon_sharpness": 0.02 * sharp, "spectrum": spectrum}  # fmt: skip
 
     bins = [(place + 0.5) / 15 for place in range(15)]
     found = {
@@ -136,11 +138,31 @@ def analysis(rng, *, distilled=True, sharp=1.0, grid=15):
     return found
 
 
-def write_analyses(root):
-    """An analysis beside every student's run."""
+def line(arm, seed, *, high=0.5, distilled=True):
+    """What lies between two students: a hill."""
+    steps = [place / 16 for place in range(17)]
+    hill = [high * 4 * step * (1 - step) for step in steps]
+    return {
+        "arm": arm,
+        "seed": seed,
+        "steps": steps,
+        "task": [0.3 + rise for rise in hill],
+        "distill": [0.1 + 2 * rise for rise in hill] if distilled else None,
+        "accuracy": [0.95 - rise / 2 for rise in hill],
+    }
+
+
+def write_analyses(root, start="plain"):
+    """An analysis beside every student's run, with lines from seed 0 of an arm, and its gradients."""
     for results in sorted((root / "runs").glob("*/results.json")):
         rng = random.Random(results.parent.name)
         name = json.loads(results.read_text(encoding="utf-8"))["name"]
         sharp = 0.6 if "DOT" in name else 1.6 if name == "plain" else 1.0
         content = analysis(rng, distilled=name != "plain", sharp=sharp)
+        seed = json.loads(results.read_text(encoding="utf-8"))["seed"]
+        if (name, seed) != (start, 0):
+            content["interpolation"] = line(start, 0, high=sharp, distilled=name != "plain")
+        if name != "plain":
+            epochs = (results.parent / METRICS).read_text(encoding="utf-8").count("\n")
+            write_gradients(results.parent, epochs)
         (results.parent / ANALYSIS).write_text(json.dumps(content), encoding="utf-8")

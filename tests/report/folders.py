@@ -5,7 +5,7 @@ import math
 import random
 from pathlib import Path
 
-from dotkd.runs import ENVIRONMENT, METRICS, RECIPE, RESULTS, STUDENT
+from dotkd.runs import ENVIRONMENT, GRADIENTS, METRICS, RECIPE, RESULTS, STUDENT
 
 OPTIMIZERS = {"plain": "sgd", "KD": "sgd", "KD + DOT": "dot", "KD, control": "control"}
 GAIN = {"plain": 0.0, "KD": 0.011, "KD + DOT": 0.0155, "KD, control": 0.0115}
@@ -42,11 +42,42 @@ def metrics(epochs, rng, *, distilled, dot):
             "train_distill_loss": distill,
             "gradient_cosine": 0.8 * math.exp(-2 * part) - 0.1 + 0.1 * rng.random() if distilled else None,
             "gradient_norm_ratio": 0.4 + 1.2 * part * noise if distilled else None,
+            **directions(part, dot=dot, distilled=distilled),
             "train_accuracy": 0.9,
             "validation_accuracy": 0.9,
             "validation_loss": 0.3,
             "seconds": 1.0,
         }
+
+
+def directions(part, *, dot, distilled):
+    """The columns that older runs lack."""
+    found = {
+        "gradient_sign_disagreement": 0.3 + 0.2 * part,
+        "task_total_cosine": 0.9 - 0.5 * part,
+        "distill_total_cosine": 0.7 + 0.2 * part,
+        "task_update_cosine": 0.5 - (0.6 if dot else 0.4) * part,
+        "distill_update_cosine": 0.4 - 0.1 * part,
+    }
+    return found if distilled else dict.fromkeys(found)
+
+
+def write_gradients(folder, epochs, layers=6):
+    """The gradients of each layer; deeper ones agree more, and one of them has no cosine."""
+    lines = []
+    for epoch in range(1, epochs + 1):
+        found = {
+            f"blocks.{place}.weight": {
+                "cosine": None
+                if (place, epoch) == (0, 1)
+                else 0.8 - 1.2 * epoch / epochs + 0.2 * place / layers,
+                "norm_ratio": 0.5 + 0.1 * place,
+                "sign_disagreement": 0.4,
+            }
+            for place in range(layers)
+        }
+        lines.append(json.dumps({"epoch": epoch, "layers": found}))
+    (folder / GRADIENTS).write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def write_run(folder, text, rows, accuracy, *, name="x", seed=0, best=None, seconds=52.5, parameters=12345):

@@ -11,7 +11,9 @@ from .extras import WEIGHTS, end_run, write_analyses, write_sweep, write_tuning
 from .folders import write_example
 
 LONG = "averylongnamewithoutanyspace" * 8
-FIGURES = 9  # accuracy, sweep, trade-off, losses, gradients, two landscapes, reliability, robustness
+# accuracy, sweep, trade-off, losses, gradients, layers, two landscapes, spectrum, two of interpolation (with
+# the same seed and with another one), reliability, robustness
+FIGURES = 13
 
 
 @pytest.fixture(scope="module")

@@ -36,7 +36,7 @@ def test_figures_contain_every_arm(tmp_path):
     found = drawn(write_example(tmp_path, seeds=3, epochs=6))
     assert list(found) == ALL
     distilled = [name for name in OPTIMIZERS if name != "plain"]
-    every = {"losses": (list(OPTIMIZERS), 3), "gradients": (distilled, 2), "tradeoff": (distilled, 2)}
+    every = {"losses": (list(OPTIMIZERS), 3), "gradients": (distilled, 7), "tradeoff": (distilled, 2)}
     for key, (names, panels) in every.items():
         assert [name for _, name in found[key].legend] == names
         assert len(found[key].panels) == panels

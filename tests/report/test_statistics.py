@@ -193,3 +193,11 @@ def test_to_json_is_plain(tmp_path):
     assert content["arms"][0]["test"]["error"] is None
     assert content["to_sgd"][0]["verdict"] == "one seed"
     assert type(content["arms"]) is list
+
+
+def test_the_control_of_the_same_delta_comes_before_one_of_the_same_rate(tmp_path):
+    delta, rate = "delta = 0.075", "lr = 0.05"
+    arm(tmp_path, "dot", {0: 0.9}, optimizer="dot")
+    arm(tmp_path, "far", {0: 0.9}, optimizer="control", change=(delta, "delta = 0.05"))
+    arm(tmp_path, "near", {0: 0.9}, optimizer="control", change=(rate, "lr = 0.1"))
+    assert [found.against for found in summary(tmp_path).to_control] == ["near"]

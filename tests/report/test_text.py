@@ -4,7 +4,7 @@ import pytest
 
 from dotkd.report import summarize
 from dotkd.report.statistics import Difference, Estimate
-from dotkd.report.text import READINGS, compared, number, percent, points, sentences
+from dotkd.report.text import READINGS, compared, number, percent, points, reading, sentences
 from dotkd.runs import find_runs
 
 from .folders import write_example
@@ -99,7 +99,9 @@ def test_only_dot_is_held_against_plain(tmp_path):
 
 def test_every_figure_is_explained():
     kinds = {"losses", "task-loss", "gradients", "accuracy", "tradeoff", "sweep"}
-    assert set(READINGS) == kinds | {"landscape-task", "landscape-distill", "reliability", "robustness"}
+    kinds |= {"layers", "landscape-task", "landscape-distill", "spectrum", "interpolation"}
+    assert set(READINGS) == kinds | {"reliability", "robustness"}
+    assert reading("interpolation1", noisy=False) == reading("interpolation", noisy=False)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The plane of the two losses: who dominates whom and who lies below the front, by hand."""
+"""The plane of the two losses: which arms share one, and what is counted on it seed by seed, by hand."""
 
 import json
 import re
@@ -9,41 +9,10 @@ from dotkd.report import findings, summarize
 from dotkd.report.inputs import Sweep
 from dotkd.report.statistics import by_arm
 from dotkd.report.sweep import make_series
-from dotkd.report.tradeoff import against_fronts, both_lower, front, fronts, planes, position
+from dotkd.report.tradeoff import against_fronts, both_lower, fronts, planes
 from dotkd.runs import find_runs
 
 from .extras import end_run
-
-FRONT = [(1.0, 3.0), (2.0, 2.5), (3.0, 1.0)]
-
-
-@pytest.mark.parametrize(
-    ("point", "expected"),
-    [
-        ((1.5, 2.74), "below"),  # the line is at 2.75 there
-        ((1.5, 2.76), "above"),
-        ((2.0, 2.4), "below"),
-        ((2.0, 2.5), "above"),  # on the line is not below it
-        ((2.5, 2.6), "dominated"),
-        ((2.0, 2.6), "dominated"),
-        ((0.9, 4.0), "beyond"),
-        ((3.1, 0.9), "beyond"),
-        ((3.1, 1.0), "dominated"),
-        ((1.0, 2.9), "below"),
-        ((3.0, 0.9), "below"),
-    ],
-)
-def test_position(point, expected):
-    assert position(point, FRONT) == expected
-    assert position(point, [*FRONT, (3.5, 3.5), (2.6, 2.6)]) == expected  # what is dominated is not in it
-
-
-def test_front_of_one_point():
-    assert front([(1.0, 1.0), (1.0, 1.0), (1.0, 2.0), (2.0, 1.0)]) == [(1.0, 1.0)]
-    assert position((1.0, 1.0), [(1.0, 1.0)]) == "above"
-    assert position((1.0, 0.5), [(1.0, 1.0)]) == "below"
-    assert position((0.5, 2.0), [(1.0, 1.0)]) == "beyond"
-
 
 ENDS = {
     # Below, beyond and dominated, for seeds 0, 1 and 2; seed 3 has no front.

@@ -177,7 +177,7 @@ def test_a_recipe_may_say_where_the_features_are(teacher, tmp_path):
     with torch.random.fork_rng():
         session = start(recipe, load_student(teacher)[0])
         train_epoch(session)
-    assert session.objective._student_paths == {"stages.0": "stages.0.0", "stages.1": "stages.2"}
+    assert session.objective.student_paths == {"stages.0": "stages.0.0", "stages.1": "stages.2"}
     with pytest.raises(BadInput, match=r"no submodule 'stages.9'; nearest: 'stages"):
         train(recipe_of("sp", "dot", teacher, "student.last=stages.9"), tmp_path / "run")
     with pytest.raises(BadInput, match="tap 'last'"):

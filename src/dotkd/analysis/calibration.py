@@ -18,6 +18,12 @@ class ReliabilityDiagram(NamedTuple):
         samples: ``[bins]``, int64: how many are in each bin.
         confidence: ``[bins]``, float64: their mean confidence; NaN where there are none.
         accuracy: ``[bins]``, float64: the share of them that is right; NaN where there are none.
+
+    Example:
+        >>> logits, target = torch.tensor([[4.0, 0.0], [0.0, 0.0]]), torch.tensor([0, 0])
+        >>> edges, samples, confidence, accuracy = reliability_diagram(logits, target, bins=2)
+        >>> samples
+        tensor([0, 2])
     """
 
     edges: Tensor

@@ -44,6 +44,11 @@ class Directions(NamedTuple):
         task_with_update: Cosine of g_task and the negative update: 1 where the parameters went straight
             down the task loss, below 0 where, to first order, they went up. None without updates.
         distill_with_update: The same of g_distill.
+
+    Example:
+        >>> found = conflict_of([torch.tensor([1.0, 0.0])], [torch.tensor([0.0, 1.0])])
+        >>> isinstance(found.overall, Directions), found.overall.cosine
+        (True, 0.0)
     """
 
     cosine: float
@@ -64,6 +69,12 @@ class Conflicts(NamedTuple):
         overall: All parameters with both gradients as one long vector.
         by_parameter: Each of them by itself, by name.
         skipped: The names of the others, which at most one loss reaches.
+
+    Example:
+        >>> task, distill = [torch.ones(2), torch.ones(1)], [torch.ones(2), None]
+        >>> found = conflict_of(task, distill, names=["weight", "head"])
+        >>> list(found.by_parameter), found.skipped
+        (['weight'], ('head',))
     """
 
     overall: Directions

@@ -24,6 +24,11 @@ class Latency(NamedTuple):
         median: Half of the repetitions took at most this long.
         first_quartile: A quarter of them did.
         third_quartile: Three quarters of them did.
+
+    Example:
+        >>> median, first_quartile, third_quartile = Latency(0.002, 0.0019, 0.0022)
+        >>> median
+        0.002
     """
 
     median: float

@@ -20,6 +20,11 @@ class Agreement(NamedTuple):
         student_right: Share of the differing samples where the student is right; NaN where none differ.
         teacher_right: Share of them where the teacher is right, likewise.
         neither_right: Share of them where both are wrong, likewise. The three add up to 1.
+
+    Example:
+        >>> logits = torch.tensor([[2.0, 0.0]])
+        >>> agreement(logits, -logits, torch.tensor([0])).student_right
+        1.0
     """
 
     top1: float

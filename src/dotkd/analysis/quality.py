@@ -21,6 +21,11 @@ class ClassAccuracies(NamedTuple):
         accuracy: ``[num_classes]``, float64, on the CPU: share of the samples of this class that are
             predicted as this class, its recall; NaN for a class without samples.
         samples: ``[num_classes]``, int64, on the CPU: how many there are of this class.
+
+    Example:
+        >>> accuracy, samples = per_class_accuracy(torch.eye(2), torch.tensor([0, 0]), 2)
+        >>> samples
+        tensor([2, 0])
     """
 
     accuracy: Tensor
@@ -34,6 +39,10 @@ class ClassAccuracy(NamedTuple):
         label: Its number.
         accuracy: Share of its samples that are predicted as this class.
         samples: How many there are, at least 1.
+
+    Example:
+        >>> worst_classes(torch.eye(2), torch.tensor([0, 0]), 2, k=1)
+        [ClassAccuracy(label=0, accuracy=0.5, samples=2)]
     """
 
     label: int

@@ -138,6 +138,9 @@ def compare(
         typer.Option(metavar="LR,LR", help="Choose each arm's learning rate out of these, on validation."),
     ] = "",
     tune_seeds: Annotated[int, typer.Option(min=1, help="Seeds of each trial of --tune-lr: 100, ...")] = 3,
+    jobs: Annotated[
+        int, typer.Option(min=1, help="Runs at a time, on one device, each in a process of its own.")
+    ] = 1,
     output: Output = Path("comparison"),
 ) -> None:
     """Train recipes x seeds into one folder; what is finished is skipped, what was stopped goes on."""
@@ -148,7 +151,7 @@ def compare(
     overrides = [word for word in recipes if is_override(word)]
     named = [word for word in recipes if word not in overrides]
     tuning = Tuning(parse_rates(tune_lr), tune_seeds) if tune_lr else None
-    _compare(named, overrides, seeds, output, parse_sweep(sweep) if sweep else None, tuning)
+    _compare(named, overrides, seeds, output, parse_sweep(sweep) if sweep else None, tuning, jobs)
 
 
 def _compare(
@@ -158,6 +161,7 @@ def _compare(
     output: Path,
     sweep: "Sweep | None" = None,
     tuning: "Tuning | None" = None,
+    jobs: int = 1,
 ) -> None:
     from dotkd.arms import swept
     from dotkd.cli.show import bars, console, show_summary
@@ -173,6 +177,7 @@ def _compare(
             output,
             sweep=sweep,
             tuning=tuning,
+            jobs=jobs,
             on_run=shown.run,
             on_teacher=shown.teacher,
             on_step=shown.step,
@@ -241,31 +246,46 @@ def export(
 @app.command(epilog=_example("dotkd analyze comparison/kd/seed-0 comparison/kd-dot/seed-0 --parts landscape"))
 @ends_well
 def analyze(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders of finished runs.")],
+    runs: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="RUN...",
+            help="Folders of finished runs; interpolation is from the first to each other one.",
+        ),
+    ],
     parts: Annotated[
-        str, typer.Option(help="Out of landscape, sharpness, quality and cost, separated by commas.")
-    ] = "landscape,sharpness,quality,cost",
+        str,
+        typer.Option(
+            help="Out of landscape, sharpness, quality, cost and interpolation, separated by commas. "
+            "Default: all, with several RUNs interpolation too."
+        ),
+    ] = "",
     images: Annotated[
         int, typer.Option(min=16, help="Images to measure on, of validation or, without it, test.")
     ] = 1000,
     grid: Annotated[int, typer.Option(min=3, help="Points along each side of a surface, odd.")] = 15,
     recipe: Whose = "",
 ) -> None:
-    """Measure losses' surfaces, curvature, calibration, robustness and cost, into the run folders."""
+    """Measure surfaces, curvature, calibration, robustness, cost, interpolation, into the run folders."""
     from dotkd.analyze import analyze as analyze_run
+    from dotkd.analyze import plan
     from dotkd.cli.show import bars, console
     from dotkd.recipe import load_recipe
 
     whose = load_recipe(recipe) if recipe else None
-    wanted = [part.strip() for part in parts.split(",")]
-    with bars(len(runs) * len(wanted)) as shown:
-        for run in runs:
+    plans = plan(runs, [part.strip() for part in parts.split(",")] if parts else None)
+    with bars(sum(len(one.parts) for one in plans)) as shown:
+        for run, wanted, reference in plans:
 
             def on_part(part: str, arm: str = f"{run.parent.name}/{run.name}") -> None:
                 shown.run(f"{arm}: {part}", None)
 
-            analyze_run(run, whose, parts=wanted, images=images, grid=grid, on_part=on_part)
+            found = analyze_run(
+                run, whose, parts=wanted, reference=reference, images=images, grid=grid, on_part=on_part
+            )
             console.print(f"{run / 'analysis.json'}", soft_wrap=True)
+            if reference is not None and (reason := found.get("interpolation", {}).get("reason")):
+                console.print(f"{run}: no line from {reference}: {reason}", soft_wrap=True)
 
 
 recipes_app = typer.Typer(

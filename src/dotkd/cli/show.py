@@ -118,7 +118,8 @@ def show_summary(folder: Path) -> None:
     from dotkd.runs import find_runs
 
     runs = find_runs(folder)
-    summary, said = summarize(runs), lead(runs, read_extras(folder, runs))
+    extras = read_extras(folder, runs)
+    summary, said = summarize(runs, extras.sweep), lead(runs, extras)
     table = Table(title="test accuracy after the last epoch")
     for column in ("arm", "seeds", "mean", "standard error", f"difference to {summary.baseline}"):
         table.add_column(column, justify="left" if column == "arm" else "right")

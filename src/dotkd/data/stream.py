@@ -5,13 +5,10 @@ Here belongs the container for more images than memory holds, and the processes 
 
 import hashlib
 import math
-import multiprocessing
 import os
-import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
-from multiprocessing.context import BaseContext
 from typing import Any, NamedTuple, Self
 
 import numpy as np
@@ -26,8 +23,11 @@ from dotkd.data.batch import Batch
 from dotkd.data.store import Store, to_planes
 from dotkd.data.views import Numbers, RandomResizedCrop, View, centre_view
 from dotkd.errors import BadInput, RunFailed
+from dotkd.processes import end_with_parent, new_context
 
 _PART = 32  # images that a worker decodes at a time; small, since a part travels through shared memory
+# So that not every worker loads torch and the common formats anew.
+_PRELOAD = (__name__, "PIL.JpegImagePlugin", "PIL.PngImagePlugin")
 _MOST_WORKERS = 8
 
 
@@ -263,8 +263,8 @@ def _decoded(
         num_workers=workers,
         # A whole batch is decoded ahead while the calling process works on another.
         prefetch_factor=1 + math.ceil(batch_size / (_PART * workers)) if workers else None,
-        multiprocessing_context=_context() if workers else None,
-        worker_init_fn=_end_with_parent if workers else None,
+        multiprocessing_context=new_context(*_PRELOAD) if workers else None,
+        worker_init_fn=_end_with_trainer if workers else None,
         pin_memory=device.type == "cuda",
         generator=torch.Generator(),  # it draws a seed for its workers, not from the global one
     )
@@ -288,30 +288,8 @@ def _decoded(
     )
 
 
-def _context() -> BaseContext:
-    """How workers start: never forked from this process, whose threads could hold a lock for ever."""
-    if "forkserver" not in multiprocessing.get_all_start_methods():
-        return multiprocessing.get_context("spawn")
-    context = multiprocessing.get_context("forkserver")
-    # So that not every worker loads torch and the common formats anew.
-    context.set_forkserver_preload([__name__, "PIL.JpegImagePlugin", "PIL.PngImagePlugin"])
-    return context
-
-
-def _end_with_parent(_: int) -> None:
-    """Have a worker end when the process that trains does, even by a kill.
-
-    The loader's own watch is on the process that forked the worker, here the server, which in turn lives for
-    as long as its workers.
-    """
-    parent = multiprocessing.parent_process()
-
-    def wait() -> None:
-        if parent is not None:
-            parent.join()
-        os._exit(1)
-
-    threading.Thread(target=wait, daemon=True).start()
+def _end_with_trainer(_: int) -> None:
+    end_with_parent()
 
 
 def _available() -> int:

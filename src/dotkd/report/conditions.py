@@ -4,6 +4,7 @@ Here belongs everything that is read from recipes and environments; numbers belo
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from itertools import combinations
 from typing import Any
 
@@ -54,8 +55,17 @@ def partners(groups: Groups, arms: Sequence[str], others: Sequence[str]) -> list
         others: names of the candidates.
 
     Returns:
-        Each arm with the candidate that has its method and the nearest settings; none without such a one.
+        Each arm with the candidate that has its method and the nearest settings, the same ``delta`` before
+        all others: it is what a control matches. None without such a one.
     """
+
+    def far(mine: Mapping[str, Any], other: str) -> tuple[bool, int]:
+        theirs = groups[other][0].recipe
+        differ = "delta" in theirs["optimizer"] and theirs["optimizer"]["delta"] != mine["optimizer"].get(
+            "delta"
+        )
+        return differ, len(_settings(mine, theirs))
+
     pairs = []
     for name in arms:
         mine = groups[name][0].recipe
@@ -63,7 +73,7 @@ def partners(groups: Groups, arms: Sequence[str], others: Sequence[str]) -> list
             other for other in others if groups[other][0].recipe["method"]["name"] == mine["method"]["name"]
         ]
         if same:
-            pairs.append((name, min(same, key=lambda other: len(_settings(mine, groups[other][0].recipe)))))
+            pairs.append((name, min(same, key=partial(far, mine))))
     return pairs
 
 

@@ -7,22 +7,27 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from dotkd.report import findings
+from dotkd.report.between import lines_of
 from dotkd.report.figures import Chart, charts
 from dotkd.report.inputs import Extras
+from dotkd.report.layers import layers_of
 from dotkd.report.measured import measured
 from dotkd.report.statistics import Summary, by_arm, summarize
 from dotkd.report.sweep import Choice, Series, choices, make_series, not_run, spoken_of
 from dotkd.report.tables import analysis, results
+from dotkd.report.tables import gradients as gradient_tables
+from dotkd.report.tables.interpolation import interpolation as interpolation_table
 from dotkd.report.tables.table import Table
 from dotkd.report.tables.tradeoff import against_fronts as front_table
+from dotkd.report.tables.tradeoff import dominance as dominance_table
 from dotkd.report.tables.tuning import tuning as tuning_table
 from dotkd.report.text import sentences
-from dotkd.report.tradeoff import against_fronts, both_lower, fronts, planes
+from dotkd.report.tradeoff import against_fronts, both_lower, dominance, fronts, planes
 from dotkd.runs import RunRecord
 
 TABLES = (
-    *("results", "differences", "tradeoff", "losses", "sharpness", "calibration", "agreement"),
-    *("robustness", "worst_classes", "cost", "tuning"),
+    *("results", "differences", "dominance", "tradeoff", "losses", "gradients", "layers", "sharpness"),
+    *("interpolation", "calibration", "agreement", "robustness", "worst_classes", "cost", "tuning"),
 )
 """Names of all tables that a report can have: those of their CSV files."""
 
@@ -53,6 +58,11 @@ class Document:
         """All tables, in their order."""
         return tuple(part for section in self.sections for part in section.parts if isinstance(part, Table))
 
+    @property
+    def charts(self) -> tuple[Chart, ...]:
+        """All figures, in their order."""
+        return tuple(part for section in self.sections for part in section.parts if isinstance(part, Chart))
+
 
 @dataclass(frozen=True)
 class _Numbers:
@@ -64,6 +74,11 @@ class _Numbers:
     series: tuple[Series, ...]
     best_of: tuple[Choice, ...]
     spoken: tuple[str, ...]
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """Of each swept arm its base and its values."""
+        return {point.name: f"{one.base}: {point.label}" for one in self.series for point in one.points}
 
 
 def compose(runs: Sequence[RunRecord], extras: Extras) -> Document:
@@ -111,7 +126,7 @@ def lead(runs: Sequence[RunRecord], extras: Extras) -> tuple[str, ...]:
 
 
 def _make_numbers(runs: Sequence[RunRecord], extras: Extras) -> _Numbers:
-    summary, groups = summarize(runs), by_arm(runs)
+    summary, groups = summarize(runs, extras.sweep), by_arm(runs)
     series = make_series(extras.sweep, groups)
     best_of = choices(series, groups, summary.baseline)
     spoken = spoken_of(groups, series, best_of)
@@ -146,16 +161,33 @@ def _sections(numbers: _Numbers, figures: dict[str, Chart]) -> Iterator[Section]
     if extras.sweep:
         said = findings.chosen(numbers.best_of, series, not_run(extras.sweep, numbers.groups))
         yield section("sweep", "Sweep", tuple(said), figures.get("sweep"))
-    counts, beside = _tradeoff(numbers)
-    losses = [figures.get(key) for key in ("tradeoff", "losses", "task-loss", "gradients")]
-    yield section("losses", "Losses", counts, losses[0], beside, *losses[1:], results.losses(summary, series))
+    counts, *beside = _tradeoff(numbers)
+    losses = [figures.get(key) for key in ("tradeoff", "losses", "task-loss")]
+    yield section(
+        "losses", "Losses", counts, losses[0], *beside, *losses[1:], results.losses(summary, series)
+    )
+    spoken = {name: numbers.groups[name] for name in numbers.spoken}
+    layers = layers_of(numbers.groups, extras.gradients)
+    gradients = (
+        figures.get("gradients"),
+        gradient_tables.gradients(numbers.groups, series),
+        figures.get("layers"),
+        gradient_tables.layers(layers, numbers.labels),
+    )
+    if any(gradients):
+        yield section("gradients", "Gradients", tuple(findings.steps(spoken)), *gradients)
+    lines = lines_of(found)
     minima = (
         figures.get("landscape-task"),
         figures.get("landscape-distill"),
+        figures.get("spectrum"),
         analysis.sharpness(found, series),
+        *(figure for key, figure in figures.items() if key.startswith("interpolation")),
+        interpolation_table(lines, numbers.labels),
     )
     if any(minima):
-        yield section("minima", "Minima", on, *minima)
+        between = findings.between([line for line in lines if line.arm in spoken])
+        yield section("minima", "Minima", (*on, *between), *minima)
     quality = (
         analysis.calibration(found, series),
         figures.get("reliability"),
@@ -171,13 +203,13 @@ def _sections(numbers: _Numbers, figures: dict[str, Chart]) -> Iterator[Section]
         yield section("tuning", "Tuning", (findings.budget(extras.tuning),), tuning_table(extras.tuning))
 
 
-def _tradeoff(numbers: _Numbers) -> tuple[list[str], Table | None]:
-    """Sentences about the trade-off, and the counts of all DOT arms."""
+def _tradeoff(numbers: _Numbers) -> tuple[list[str], Table | None, Table | None]:
+    """Sentences about the trade-off, who dominates whom, and the counts of all DOT arms."""
     summary, said, rows = numbers.summary, [], []
     dots = [arm.name for arm in summary.arms if arm.kind == "dot" and arm.name in numbers.spoken]
     pairs = [(d.arm, d.against) for d in (*summary.to_sgd, *summary.to_control) if d.arm in dots]
-    measured_front = False
-    for plane in planes(numbers.groups):
+    measured_front, every = False, planes(numbers.groups)
+    for plane in every:
         on_front = fronts(plane, numbers.extras.sweep, numbers.series, summary)
         counted = against_fronts(plane, on_front, summary)
         measured_front |= bool(on_front)
@@ -186,7 +218,9 @@ def _tradeoff(numbers: _Numbers) -> tuple[list[str], Table | None]:
         rows += counted
     if dots and not measured_front:
         said.append(findings.no_front(dots))
-    return said, front_table(rows)
+    dominant = [row for plane in every for row in dominance(plane)]
+    splits = " / ".join(dict.fromkeys(plane.split for plane in every))
+    return said, dominance_table(dominant, numbers.series, numbers.labels, splits), front_table(rows)
 
 
 # ---------------------------------------------------------------- the head

@@ -1,15 +1,18 @@
-"""What the numbers of a sweep, of the trade-off and of a tuning allow to be said.
+"""What the numbers of a sweep, the trade-off, the gradients, the minima and a tuning allow to be said.
 
 A sentence here states counts of seeds, or what an interval allows, and nothing more; plain text, escaped by
 whoever shows it.
 """
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
+from dotkd.report.between import Lines, finite
 from dotkd.report.inputs import Tuning
+from dotkd.report.statistics import at_end, estimate
 from dotkd.report.sweep import Choice, Series
-from dotkd.report.text import compared
+from dotkd.report.text import compared, number
 from dotkd.report.tradeoff import AgainstFront, BothLower
+from dotkd.runs import RunRecord
 
 
 def chosen(best_of: Sequence[Choice], every: Sequence[Series], missing: Sequence[str]) -> Iterator[str]:
@@ -98,6 +101,63 @@ def both(found: Sequence[BothLower], split: str) -> Iterator[str]:
             f"for {_of(one.task, one.seeds)}, the distillation loss for {_of(one.distill, one.seeds)}, both "
             f"for {_of(one.both, one.seeds)}."
         )
+
+
+def steps(groups: Mapping[str, Sequence[RunRecord]]) -> Iterator[str]:
+    """Say for how many seeds the gradients, and the last step, go against each other.
+
+    Args:
+        groups: name of an arm to speak of -> its runs.
+
+    Yields:
+        Sentences, about the probe batch after the last epoch.
+    """
+    for name, runs in groups.items():
+        found = {column: _known(runs, column) for column in _COSINES}
+        cosines, *updates = found.values()
+        if not cosines:
+            continue
+        said = (
+            f"{name}, on the probe batch after the last epoch: the two gradients point against each other "
+            f"(cosine below 0) for {_below(cosines)}"
+        )
+        if all(updates):
+            said += (
+                "; to first order, the last step went up the task loss for "
+                f"{_below(updates[0])}, and up the distillation loss for {_below(updates[1])}"
+            )
+        yield f"{said}."
+
+
+_COSINES = ("gradient_cosine", "task_update_cosine", "distill_update_cosine")
+
+
+def _known(runs: Sequence[RunRecord], column: str) -> list[float]:
+    return [value for value in map(at_end(column), runs) if value is not None]
+
+
+def _below(values: Sequence[float]) -> str:
+    return _of(sum(value < 0 for value in values), len(values))
+
+
+def between(found: Sequence[Lines]) -> Iterator[str]:
+    """Say how far the task loss rises between students.
+
+    Args:
+        found: the lines to speak of.
+
+    Yields:
+        Sentences.
+    """
+    for line in found:
+        barriers = finite(line.barriers("task")) if "task" in line.values else []
+        if barriers:
+            mean = "" if len(barriers) == 1 else f", mean of {len(barriers)} lines"
+            yield (
+                f"On the straight line from a student of {line.start} to one of {line.arm} {line.whose} the "
+                f"task loss rises by up to {number(estimate(barriers))} above a straight line between its "
+                f"ends{mean}."
+            )
 
 
 def budget(tuning: Tuning) -> str:

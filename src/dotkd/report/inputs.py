@@ -1,4 +1,4 @@
-"""What a report reads beside the runs: the sweep and the tuning of a comparison, the analysis of each run.
+"""What a report reads beside the runs: sweep and tuning of a comparison, analysis and gradients of each run.
 
 Here belong the forms of these files and nothing that is computed from them. All are optional, and so is
 every part of an analysis; a number that is not finite counts as absent.
@@ -14,7 +14,7 @@ from typing import Annotated, Any, Self, TypeVar
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from dotkd.errors import BadInput
-from dotkd.runs import ANALYSIS, SWEEP, TUNING, RunRecord
+from dotkd.runs import ANALYSIS, GRADIENTS, SWEEP, TUNING, RunRecord
 
 _SHOWN = 3  # mistakes that a message lists
 
@@ -45,10 +45,14 @@ class SweptArm(_Form):
 
 
 class Sweep(_Form):
-    """Arms that differ from a base in the values of some keys of the recipe."""
+    """Arms that differ from a base in the values of some keys of the recipe.
+
+    ``unswept`` maps a base to the values that its recipe had before it was swept.
+    """
 
     keys: Annotated[tuple[str, ...], Field(min_length=1)]
     arms: tuple[SweptArm, ...]
+    unswept: dict[str, tuple[Any, ...]] = {}
 
     @model_validator(mode="after")
     def _whole(self) -> Self:
@@ -104,6 +108,21 @@ class Landscape(_Form):
         return self
 
 
+class Spectrum(_Form):
+    """Where the eigenvalues of a Hessian lie: ``nodes``, and what share of them each stands for."""
+
+    nodes: Annotated[tuple[float, ...], Field(min_length=1)]
+    weights: tuple[Annotated[float, Field(ge=0)], ...]
+
+    @model_validator(mode="after")
+    def _even(self) -> Self:
+        if len(self.nodes) != len(self.weights):
+            raise ValueError("nodes and weights have different lengths")
+        if not all(map(math.isfinite, (*self.nodes, *self.weights))):
+            raise ValueError("a node or a weight is not finite")
+        return self
+
+
 class Sharpness(_Form):
     """Curvature of a loss at the student."""
 
@@ -111,6 +130,7 @@ class Sharpness(_Form):
     trace: Number = None
     trace_error: Number = None
     epsilon_sharpness: Number = None
+    spectrum: Spectrum | None = None
 
 
 class Reliability(_Form):
@@ -173,6 +193,31 @@ class Cost(_Form):
     joules: Number = None
 
 
+class Interpolation(_Form):
+    """Losses and accuracy on the line from the student of another run, at 0, to this one's, at 1.
+
+    ``reason`` says why there is no such line.
+    """
+
+    arm: str
+    seed: int
+    reason: str = ""
+    steps: tuple[float, ...] = ()
+    task: tuple[Number, ...] | None = None
+    distill: tuple[Number, ...] | None = None
+    accuracy: tuple[Number, ...] | None = None
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        if any(after <= before for before, after in itertools.pairwise(self.steps)):
+            raise ValueError("its steps do not rise")
+        for name in ("task", "distill", "accuracy"):
+            values = getattr(self, name)
+            if values is not None and len(values) != len(self.steps):
+                raise ValueError(f"{name} has {len(values)} numbers for {len(self.steps)} steps")
+        return self
+
+
 class Analysis(_Form):
     """What was measured on a finished run, on some images of a split."""
 
@@ -183,6 +228,22 @@ class Analysis(_Form):
     sharpness: dict[str, Sharpness] | None = None
     quality: Quality | None = None
     cost: Cost | None = None
+    interpolation: Interpolation | None = None
+
+
+class LayerGradients(_Form):
+    """The two gradients of a weight, compared."""
+
+    cosine: Number = None
+    norm_ratio: Number = None
+    sign_disagreement: Number = None
+
+
+class EpochGradients(_Form):
+    """An epoch, and the gradients of each layer after it, in the order of the network."""
+
+    epoch: Annotated[int, Field(ge=1)]
+    layers: dict[str, LayerGradients]
 
 
 # ---------------------------------------------------------------- reading
@@ -190,11 +251,12 @@ class Analysis(_Form):
 
 @dataclass(frozen=True)
 class Extras:
-    """All of it; ``analyses`` has the folders of the runs that were analysed."""
+    """All of it; ``analyses`` and ``gradients`` have the folders of the runs that have such a file."""
 
     sweep: Sweep | None = None
     tuning: Tuning | None = None
     analyses: Mapping[Path, Analysis] = field(default_factory=dict)
+    gradients: Mapping[Path, tuple[EpochGradients, ...]] = field(default_factory=dict)
 
 
 _Read = TypeVar("_Read", bound=_Form)
@@ -213,23 +275,41 @@ def read_extras(folder: Path, runs: Sequence[RunRecord]) -> Extras:
     Raises:
         BadInput: if a file is broken; the message names it.
     """
-    analyses = {run.path: _read(run.path / ANALYSIS, Analysis) for run in runs if not run.is_teacher}
+    students = [run.path for run in runs if not run.is_teacher]
+    analyses = {path: _read(path / ANALYSIS, Analysis) for path in students}
+    gradients = {path: _read_lines(path / GRADIENTS, EpochGradients) for path in students}
     return Extras(
         sweep=_read(folder / SWEEP, Sweep),
         tuning=_read(folder / TUNING, Tuning),
         analyses={path: analysis for path, analysis in analyses.items() if analysis is not None},
+        gradients={path: lines for path, lines in gradients.items() if lines},
     )
 
 
 def _read(path: Path, form: type[_Read]) -> _Read | None:
+    content = _content(path)
+    return None if content is None else _parsed(content, form, str(path))
+
+
+def _read_lines(path: Path, form: type[_Read]) -> tuple[_Read, ...]:
+    lines = (_content(path) or b"").splitlines()
+    return tuple(_parsed(line, form, f"{path}, line {n}") for n, line in enumerate(lines, start=1))
+
+
+def _content(path: Path) -> bytes | None:
     try:
-        return form.model_validate_json(path.read_bytes())
+        return path.read_bytes()
     except FileNotFoundError:
         return None
     except OSError as error:
         raise BadInput(f"{path}: cannot be read: {error.strerror}") from None
+
+
+def _parsed(content: bytes, form: type[_Read], where: str) -> _Read:
+    try:
+        return form.model_validate_json(content)
     except ValidationError as error:
-        raise BadInput(f"{path}: broken: {_mistakes(error)}") from None
+        raise BadInput(f"{where}: broken: {_mistakes(error)}") from None
 
 
 def _mistakes(error: ValidationError) -> str:

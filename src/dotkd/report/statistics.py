@@ -13,6 +13,7 @@ import numpy as np
 
 from dotkd.errors import BadInput
 from dotkd.report.conditions import ORDER, kind_of, notes, partners, teacher_notes
+from dotkd.report.inputs import Sweep
 from dotkd.runs import RunRecord
 
 LEVEL = 0.95
@@ -109,11 +110,12 @@ class Summary:
         }
 
 
-def summarize(runs: Sequence[RunRecord]) -> Summary:
+def summarize(runs: Sequence[RunRecord], sweep: Sweep | None = None) -> Summary:
     """Compute the numbers of a report.
 
     Args:
         runs: finished runs; those of one name are one arm, teachers are a reference only.
+        sweep: what was swept, if anything was: of several values, the baseline has those of the recipe.
 
     Returns:
         The arms in order (plain, then momentum, DOT, control, then by name), and their differences.
@@ -128,7 +130,12 @@ def summarize(runs: Sequence[RunRecord]) -> Summary:
     plain = [name for name, kind in kinds.items() if kind == "plain"]
     distilled = [name for name, kind in kinds.items() if kind != "plain"]
     sgd, dot, controls = ([name for name in distilled if kinds[name] == kind] for kind in ORDER[1:])
-    baseline = (sgd if len(sgd) == 1 else distilled or plain)[0]
+    candidates = sgd if len(sgd) == 1 else distilled or plain
+    baseline = candidates[0]
+    said: list[str] = []
+    if (unswept := _as_before(sweep, baseline, candidates)) is not None:
+        baseline = unswept
+        said.append(f"Arms are compared with {baseline}: it has the values of the recipe that was swept.")
     with_sgd, with_control = (partners(groups, dot, others) for others in (sgd, controls))
     teachers = [run for run in runs if run.is_teacher]
 
@@ -143,8 +150,18 @@ def summarize(runs: Sequence[RunRecord]) -> Summary:
         to_sgd=differences(with_sgd),
         to_control=differences(with_control),
         teachers=tuple(Teacher(run.name, run.seed, run.results["last"]["test_accuracy"]) for run in teachers),
-        notes=(*notes(groups, [*with_sgd, *with_control]), *teacher_notes(teachers, groups)),
+        notes=(*said, *notes(groups, [*with_sgd, *with_control]), *teacher_notes(teachers, groups)),
     )
+
+
+def _as_before(sweep: Sweep | None, baseline: str, candidates: Sequence[str]) -> str | None:
+    """Find the arm that has the values which the baseline's recipe had before it was swept."""
+    if sweep is None:
+        return None
+    base = next((arm.base for arm in sweep.arms if arm.name == baseline), None)
+    values = None if base is None else sweep.unswept.get(base)
+    same = [arm.name for arm in sweep.arms if arm.base == base and arm.values == values]
+    return next((name for name in same if name in candidates), None)
 
 
 def by_arm(runs: Sequence[RunRecord]) -> dict[str, list[RunRecord]]:

@@ -30,7 +30,12 @@ READINGS = {
     "task-loss": "Lower is better; on training images it does not tell how well the student does on others.",
     "gradients": (
         "Below 0 the two losses pull against each other on the probe batch, above 0 they agree; a norm "
-        "ratio above 1 means that the task gradient is the longer one."
+        "ratio above 1 means that the task gradient is the longer one. A cosine below 0 with the last step "
+        "means that, to first order, this step went up that loss."
+    ),
+    "layers": (
+        "Orange is below 0, where the two losses pull a layer in opposite directions, violet above 0, where "
+        "they agree; a layer counts by itself here, however short its gradients are."
     ),
     "landscape-task": (
         "The cross is the student; colours and levels are the same for all arms, and so are the directions, "
@@ -39,6 +44,15 @@ READINGS = {
     "landscape-distill": (
         "Drawn like the figure before, with levels of its own: compare arms within a figure. Arms with "
         "different distillation losses do not compare."
+    ),
+    "spectrum": (
+        "Further to the right is sharper, left of 0 the loss curves downwards. Each eigenvalue counts alike: "
+        "almost all lie near 0. Estimated from a random vector for each seed: the ends are near eigenvalues, "
+        "the height of a lone bump is rough."
+    ),
+    "interpolation": (
+        "Both ends are students; statistics of batch norm are interpolated like the weights. A hill between "
+        "them says that they lie in different basins along this line, not that no other way leads around it."
     ),
     "reliability": (
         "On the diagonal confidence is what it says; below it the student is too sure of itself, above it "
@@ -61,7 +75,8 @@ def reading(figure: str, *, noisy: bool) -> str:
     Returns:
         A sentence or two.
     """
-    return f"{READINGS[figure]} {NOISY}" if noisy else READINGS[figure]
+    said = READINGS[figure.rstrip("0123456789")]  # of one kind there may be several
+    return f"{said} {NOISY}" if noisy else said
 
 
 def sentences(summary: Summary, arms: Collection[str] | None = None) -> list[str]:

@@ -1,13 +1,14 @@
 """The numbers of the trade-off: where runs end on the plane of the two losses, and who lies below whom.
 
 A point is (distillation loss, task loss), both raw and lower is better. One plane holds the arms that
-have the same distillation loss: the method, its options and its teacher; weights may differ.
+have the same distillation loss: the method, its options and its teacher; weights may differ. What holds of
+points whoever they belong to is :mod:`dotkd.analysis.tradeoff`; here belongs what knows arms and seeds.
 """
 
-import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from dotkd.analysis.tradeoff import Point, dominates, front_position, lower_counts
 from dotkd.report.conditions import losses_of
 from dotkd.report.inputs import Sweep
 from dotkd.report.statistics import Summary, at_end
@@ -21,7 +22,6 @@ COLUMNS = {
 WEIGHTS = ("method.task_weight", "method.distill_weight")
 
 Groups = Mapping[str, Sequence[RunRecord]]
-At = tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Plane:
 
     method: str
     split: str
-    ends: Mapping[str, Mapping[int, At]]
+    ends: Mapping[str, Mapping[int, Point]]
 
 
 @dataclass(frozen=True)
@@ -66,6 +66,21 @@ class BothLower:
     both: int
 
 
+@dataclass(frozen=True)
+class Dominance:
+    """Which of the ``others`` of a plane an arm dominates with every seed that both have, and vice versa.
+
+    ``alone`` counts, out of ``seeds``, the seeds with which no other arm of the plane dominates it.
+    """
+
+    arm: str
+    seeds: int
+    alone: int
+    others: int
+    over: tuple[str, ...]
+    under: tuple[str, ...]
+
+
 def planes(groups: Groups) -> tuple[Plane, ...]:
     """Sort the distilled arms by their distillation loss, and find where their runs end.
 
@@ -96,7 +111,7 @@ def planes(groups: Groups) -> tuple[Plane, ...]:
     return tuple(found)
 
 
-def _ends(runs: Iterable[RunRecord], columns: tuple[str, str]) -> dict[int, At]:
+def _ends(runs: Iterable[RunRecord], columns: tuple[str, str]) -> dict[int, Point]:
     distill, task = map(at_end, columns)
     pairs = {run.seed: (distill(run), task(run)) for run in runs}
     return {seed: (x, y) for seed, (x, y) in pairs.items() if x is not None and y is not None}
@@ -148,7 +163,7 @@ def _against(plane: Plane, dot: str, series: Series) -> AgainstFront:
     others = [plane.ends[name] for name in series.names if name in plane.ends]
     ours = plane.ends[dot]
     seeds = tuple(seed for seed in ours if all(seed in ends for ends in others))
-    found = [position(ours[seed], [ends[seed] for ends in others]) for seed in seeds]
+    found = [front_position(ours[seed], [ends[seed] for ends in others]) for seed in seeds]
     return AgainstFront(
         arm=dot,
         base=series.base,
@@ -160,52 +175,32 @@ def _against(plane: Plane, dot: str, series: Series) -> AgainstFront:
     )
 
 
-def front(points: Iterable[At]) -> list[At]:
-    """Keep the points that no other one dominates, from the lowest distillation loss to the highest.
+def dominance(plane: Plane) -> list[Dominance]:
+    """Say, for each arm of a plane, which others it dominates and which dominate it.
 
     Args:
-        points: (distillation loss, task loss) each.
+        plane: the arms of one distillation loss.
 
     Returns:
-        Those of the front.
-
-    Example:
-        >>> front([(1.0, 3.0), (2.0, 2.0), (2.5, 2.5), (3.0, 1.0)])
-        [(1.0, 3.0), (2.0, 2.0), (3.0, 1.0)]
+        A row for each arm; none if it is the only one.
     """
-    kept: list[At] = []
-    for point in sorted(points):
-        if not kept or point[1] < kept[-1][1]:
-            kept.append(point)
-    return kept
+    ends, found = plane.ends, []
+    for arm, ours in ends.items() if len(ends) > 1 else ():
+        others = {name: theirs for name, theirs in ends.items() if name != arm}
+        alone = [
+            seed
+            for seed, at in ours.items()
+            if not any(dominates(theirs[seed], at) for theirs in others.values() if seed in theirs)
+        ]
+        over = tuple(name for name, theirs in others.items() if _always(ours, theirs))
+        under = tuple(name for name, theirs in others.items() if _always(theirs, ours))
+        found.append(Dominance(arm, len(ours), len(alone), len(others), over, under))
+    return found
 
 
-def position(point: At, others: Sequence[At]) -> str:
-    """Say where a point lies beside the front of others.
-
-    Args:
-        point: (distillation loss, task loss).
-        others: points, at least one.
-
-    Returns:
-        "dominated" if another one is as low in both losses and lower in one; "below" if it lies below the
-        line through the points of the front; "above" if on or above that line; "beyond" if past its ends.
-
-    Example:
-        >>> front_of = [(1.0, 3.0), (3.0, 1.0)]
-        >>> [position(at, front_of) for at in ((2.0, 1.9), (2.0, 2.1), (0.5, 9.0), (3.0, 2.0))]
-        ['below', 'above', 'beyond', 'dominated']
-    """
-    x, y = point
-    if any(a <= x and b <= y and (a, b) != point for a, b in others):
-        return "dominated"
-    line = front(others)
-    if not line[0][0] <= x <= line[-1][0]:
-        return "beyond"
-    for (a, b), (c, d) in itertools.pairwise(line):
-        if a <= x <= c:
-            return "below" if y < b + (d - b) * (x - a) / (c - a) else "above"
-    return "below" if y < line[0][1] else "above"
+def _always(ours: Mapping[int, Point], theirs: Mapping[int, Point]) -> bool:
+    shared = [seed for seed in ours if seed in theirs]
+    return bool(shared) and all(dominates(ours[seed], theirs[seed]) for seed in shared)
 
 
 def both_lower(plane: Plane, pairs: Iterable[tuple[str, str]]) -> list[BothLower]:
@@ -221,12 +216,8 @@ def both_lower(plane: Plane, pairs: Iterable[tuple[str, str]]) -> list[BothLower
     found = []
     for arm, other in pairs:
         ours, theirs = plane.ends.get(arm, {}), plane.ends.get(other, {})
-        lower = [
-            (ours[seed][0] < theirs[seed][0], ours[seed][1] < theirs[seed][1])
-            for seed in ours
-            if seed in theirs
-        ]
-        if lower:
-            distill, task = (sum(column) for column in zip(*lower, strict=True))
-            found.append(BothLower(arm, other, len(lower), task, distill, sum(map(all, lower))))
+        seeds = [seed for seed in ours if seed in theirs]
+        if seeds:
+            lower = lower_counts([ours[seed] for seed in seeds], [theirs[seed] for seed in seeds])
+            found.append(BothLower(arm, other, lower.pairs, lower.second, lower.first, lower.both))
     return found

@@ -1,23 +1,24 @@
-"""The files of a report: the page, the Markdown file and the tables, each whole or not at all."""
+"""The files of a report: page, Markdown file, tables and figures, each whole or not at all."""
 
 from pathlib import Path
 
 from dotkd.errors import BadInput
 from dotkd.report.document import TABLES, compose
+from dotkd.report.figures.files import to_file
 from dotkd.report.inputs import read_extras
 from dotkd.report.markdown import to_markdown_file
 from dotkd.report.page import to_page
 from dotkd.report.tables.write import to_csv
 from dotkd.runs import find_runs, write_text
 
-PAGE, MARKDOWN, FOLDER = "report.html", "report.md", "tables"
+PAGE, MARKDOWN, FOLDER, FIGURES = "report.html", "report.md", "tables", "figures"
 
 
 def write_report(folder: Path) -> Path:
     """Write the report of all finished runs in a folder.
 
-    Beside the page go ``report.md`` and ``tables/NAME.csv``, with the same numbers; a table of an older
-    report that this one does not have is removed.
+    Beside the page go ``report.md`` and ``tables/NAME.csv``, with the same numbers, and ``figures/NAME.svg``,
+    for papers; a table or figure of an older report that this one does not have is removed.
 
     Args:
         folder: where the runs are, in it or below it.
@@ -46,6 +47,12 @@ def write_report(folder: Path) -> Path:
             write_text(path, tables[name])
         else:
             path.unlink(missing_ok=True)
+    figures = {chart.key: to_file(chart) for chart in document.charts}
+    for path in (folder / FIGURES).glob("*.svg"):
+        if path.stem not in figures:
+            path.unlink()
+    for name, text in figures.items():
+        write_text(folder / FIGURES / f"{name}.svg", text)
     write_text(folder / MARKDOWN, markdown)
     write_text(folder / PAGE, page)
     return folder / PAGE

@@ -8,10 +8,11 @@ import torch
 from torch import Tensor
 
 from dotkd.data import Batch, StreamedImages
-from dotkd.distiller import Distiller
+from dotkd.distiller import Distiller, Losses
 from dotkd.errors import Diverged
+from dotkd.train.compiled import Compiled, Example
 from dotkd.train.evaluate import autocast
-from dotkd.train.objective import clip, differentiate
+from dotkd.train.objective import TaskLosses, clip, differentiate
 from dotkd.train.schedule import lr_factor
 from dotkd.train.session import Session
 
@@ -28,7 +29,8 @@ def train_epoch(session: Session, on_step: OnStep | None = None) -> dict[str, An
     Returns:
         Means over the images of the epoch: ``train_task_loss`` and ``train_distill_loss`` as the method
         defines them, the same ``weighted`` as they were differentiated, ``train_accuracy`` (of mixed labels:
-        the likeliest); and the learning rate of the last step.
+        the likeliest); the learning rate of the last step; ``teacher_cache_hit_rate``, the share of images
+        for which the teacher need not be asked, None without a cache.
 
     Raises:
         Diverged: A loss was not finite.
@@ -38,9 +40,9 @@ def train_epoch(session: Session, on_step: OnStep | None = None) -> dict[str, An
     views = session.augmentation.views(session.views, streamed=isinstance(data, StreamedImages))
     session.objective.train()
     rows: list[Tensor] = []
-    for step, batch in enumerate(
-        data.batches(recipe.data.batch_size, generator=session.order, augment=views)
-    ):
+    cache = session.teacher_cache
+    batches = data.batches(recipe.data.batch_size, generator=session.order, augment=views)
+    for step, batch in enumerate(batches if cache is None else cache.follow(batches)):
         time = session.epoch + (step + 0.5) / steps
         for group in session.optimizer.param_groups:
             group["lr"] = recipe.optimizer.lr * lr_factor(recipe.schedule, time)
@@ -62,7 +64,38 @@ def train_epoch(session: Session, on_step: OnStep | None = None) -> dict[str, An
         "train_weighted_task_loss": means[2],
         "train_weighted_distill_loss": means[3] if distills else None,
         "train_accuracy": means[4],
+        "teacher_cache_hit_rate": None if cache is None else cache.hit_rate(),
     }
+
+
+def compile_step(session: Session) -> float | None:
+    """Compile the step of a run where ``run.compile`` says so, for batches of the shape of its first one.
+
+    Args:
+        session: The run; nothing in it moves, no weight, no statistic and no stream.
+
+    Returns:
+        The seconds that it took; None where nothing is compiled.
+
+    Raises:
+        BadInput: It cannot be compiled.
+    """
+    recipe, data = session.recipe, session.data.train
+    if recipe.run.compile == "none":
+        return None
+    drawn = torch.Generator()  # of which nothing is kept
+    views = session.augmentation.views(drawn, streamed=isinstance(data, StreamedImages))
+    batch = next(iter(data.batches(recipe.data.batch_size, augment=views)))
+    mixed = session.augmentation.mix(batch.images, batch.labels, len(data.classes), generator=drawn)
+    session.objective.train()
+    session.compiled = Compiled(
+        session.objective,
+        session.optimizer,
+        Example(*mixed, batch.index),
+        precision=recipe.run.precision,
+        whole=recipe.run.compile == "step",
+    )
+    return session.compiled.seconds
 
 
 def _step(session: Session, batch: Batch, progress: float) -> Tensor:
@@ -70,8 +103,7 @@ def _step(session: Session, batch: Batch, progress: float) -> Tensor:
     images, labels = session.augmentation.mix(
         batch.images, batch.labels, len(session.data.train.classes), generator=session.views
     )
-    with autocast(session.device, session.recipe.run.precision):
-        losses = session.objective(images, labels, index=batch.index, progress=progress)
+    losses = _losses(session, Example(images, labels, batch.index), progress)
     differentiate(session.optimizer, losses)
     clip(session.optimizer, session.params, session.recipe.optimizer.clip_grad_norm)
     session.optimizer.step()
@@ -83,6 +115,20 @@ def _step(session: Session, batch: Batch, progress: float) -> Tensor:
     raw_distill = none if losses.raw_distill is None else losses.raw_distill
     size = none + len(batch)
     return torch.stack([losses.raw_task, raw_distill, losses.task.detach(), distill, correct, size])
+
+
+def _losses(session: Session, batch: Example, progress: float) -> Losses | TaskLosses:
+    """Compute the losses, with what is remembered of the teacher and what is compiled."""
+    cache, compiled, known = session.teacher_cache, session.compiled, None
+    with autocast(session.device, session.recipe.run.precision):
+        if cache is not None and isinstance(session.objective, Distiller):
+            known = cache.outputs(batch.images, session.objective.teach)
+        if compiled is None or not compiled.fits(*batch):
+            losses: Losses | TaskLosses = session.objective(
+                batch.images, batch.labels, index=batch.numbers, progress=progress, teacher_outputs=known
+            )
+            return losses
+    return compiled.losses(batch, progress, known)  # the graphs have the autocast in them
 
 
 def _refuse_nonfinite(session: Session, table: Tensor, steps_before: int) -> None:

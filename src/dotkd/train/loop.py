@@ -18,7 +18,7 @@ from dotkd.errors import BadInput
 from dotkd.networks import build_teacher, save_student
 from dotkd.recipe import Recipe, differing_keys, recipe_text
 from dotkd.train.environment import changes, environment, file_checksum
-from dotkd.train.epoch import OnStep, stop_diverged, train_epoch
+from dotkd.train.epoch import OnStep, compile_step, stop_diverged, train_epoch
 from dotkd.train.evaluate import evaluate
 from dotkd.train.judge import judge_epoch
 from dotkd.train.session import Session, read_checkpoint, restore, save, start
@@ -125,6 +125,8 @@ def _train(
     started = recipe.student.checkpoint
     files = {"teacher": teacher, "start": None if started is None else Path(started)}
     now = environment(session.device, session.data, {name: path for name, path in files.items() if path})
+    if session.teacher_cache is not None:
+        now["teacher_cache"] = session.teacher_cache.key
     with runs.locked(folder):
         _begin(session, folder, now)
         _epochs(session, folder, on_epoch, on_step)
@@ -152,15 +154,18 @@ def _begin(session: Session, folder: Path, now: dict[str, Any]) -> None:
 
 
 def _epochs(session: Session, folder: Path, on_epoch: Sequence[OnEpoch], on_step: OnStep | None) -> None:
+    left = session.epoch < session.recipe.schedule.epochs
+    compile_seconds = compile_step(session) if left else None
     while session.epoch < session.recipe.schedule.epochs:
         before = time.perf_counter()
         with energy(session.device) as used:
             metrics = train_epoch(session, on_step)
         seconds = time.perf_counter() - before  # of learning: arms are not judged alike
-        spent = {"seconds": seconds, "joules": used.joules}
+        spent = {"seconds": seconds, "joules": used.joules, "compile_seconds": compile_seconds}
         found = judge_epoch(session)
         metrics = {"epoch": session.epoch + 1, **metrics, **found.numbers, **spent}
         session.epoch += 1
+        compile_seconds = None if compile_seconds is None else 0.0  # once in each process
         accuracy = metrics["validation_accuracy"]
         is_best = accuracy is not None and (
             session.best is None or accuracy > session.best["validation_accuracy"]
@@ -192,6 +197,7 @@ def _finish(session: Session, folder: Path, *, test: bool) -> dict[str, Any]:
         "parameters": sum(p.numel() for p in session.deployable.parameters()),
         "seconds": sum(line["seconds"] for line in metrics),
         "joules": _sum(line["joules"] for line in metrics),
+        "compile_seconds": _sum(line.get("compile_seconds") for line in metrics),
         "last": last,
         "best": best,
     }

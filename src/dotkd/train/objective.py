@@ -51,9 +51,13 @@ class TaskOnly(nn.Module):
         *,
         index: Tensor | None = None,  # noqa: ARG002 (a distiller's signature)
         progress: float = 0.0,  # noqa: ARG002
+        teacher_outputs: None = None,  # noqa: ARG002
     ) -> TaskLosses:
         """Compute the loss of a batch; takes what a distiller takes."""
-        logits = self.student(images)
+        return self.compare(self.student(images), labels)
+
+    def compare(self, logits: Tensor, labels: Tensor) -> TaskLosses:
+        """Compute the loss from logits: the second half of :meth:`forward`."""
         with torch.autocast(logits.device.type, enabled=False):
             raw = functional.cross_entropy(logits.float(), labels)
             task = raw if self.method is None else self.method(logits.float(), labels)

@@ -21,10 +21,14 @@ from dotkd.distiller import Distiller
 from dotkd.errors import BadInput
 from dotkd.methods import Method, TaskMethod
 from dotkd.methods.base import ONE_IMAGE
-from dotkd.networks import build_student
+from dotkd.networks import build_student, lay_out
 from dotkd.recipe import Recipe, differing_keys, recipe_text
 from dotkd.runs import BEST, LAST, write_atomically
+from dotkd.train.compiled import Compiled
+from dotkd.train.frozen import settle_teacher
 from dotkd.train.objective import TaskOnly
+from dotkd.train.run_cache import check_teacher_cache, open_teacher_cache
+from dotkd.train.teacher_cache import TeacherCache
 
 _PROBE, _EXAMPLE = 256, 16  # images
 _BEST = ("epoch", "validation_accuracy", "validation_loss")
@@ -45,6 +49,8 @@ class Session:
         views: Draws the augmentation.
         epoch: Epochs done.
         best: Epoch and validation accuracy of the best epoch so far; None without a validation split.
+        teacher_cache: Remembers what the teacher says; None where it is off or there is no teacher.
+        compiled: The compiled step; None where there is none.
         last_update: What the last step of the last epoch added to each of ``params``; None before it.
     """
 
@@ -58,7 +64,9 @@ class Session:
     views: torch.Generator
     epoch: int = 0
     best: dict[str, Any] | None = None
+    teacher_cache: TeacherCache | None = None
     last_update: list[Tensor] | None = None
+    compiled: Compiled | None = None
 
     @property
     def deployable(self) -> nn.Module:
@@ -78,7 +86,8 @@ def start(recipe: Recipe, teacher: nn.Module | None) -> Session:
 
     Args:
         recipe: The recipe.
-        teacher: Its teacher, or None.
+        teacher: Its teacher, or None; it becomes the run's own, see
+            :func:`dotkd.train.frozen.settle_teacher`.
 
     Returns:
         The session.
@@ -88,6 +97,7 @@ def start(recipe: Recipe, teacher: nn.Module | None) -> Session:
     held_out = None if parts.validation is None else parts.validation.to(device)
     data = Splits(parts.train.to(device), held_out, parts.test.to(device))
     objective = build_objective(recipe, teacher, data.train, device)
+    cache = open_teacher_cache(recipe, objective, data.train, device)
     params = [p for p in objective.parameters() if p.requires_grad]
     torch.manual_seed(random_stream(recipe.run.seed, "forward").initial_seed())
     return Session(
@@ -99,6 +109,7 @@ def start(recipe: Recipe, teacher: nn.Module | None) -> Session:
         params,
         order=random_stream(recipe.run.seed, "order"),
         views=random_stream(recipe.run.seed, "augment"),
+        teacher_cache=cache,
     )
 
 
@@ -109,7 +120,7 @@ def build_objective(
 
     Args:
         recipe: The recipe.
-        teacher: Its teacher, or None.
+        teacher: Its teacher, or None; it becomes the run's own.
         data: The training images; learned parts find their shapes on a few of them.
         device: Where the networks go.
 
@@ -126,23 +137,28 @@ def build_objective(
             f"data.augment: {recipe.data.augment[-1]!r} mixes images, and {type(method).__name__} reads the "
             "class or the number of each one: leave that step out, or take another method"
         )
+    check_teacher_cache(recipe, method, data)
     if teacher is None or not isinstance(method, Method):
         assert not isinstance(method, Method)
         return TaskOnly(student, method)
+    example, labels = _shown(method, data, recipe, device)
+    distiller = build_distiller(recipe, student, teacher.to(device), method, example=example, labels=labels)
+    distiller.to(device)
+    settle_teacher(distiller, recipe)
+    lay_out(distiller.method, channels_last=recipe.run.channels_last)
+    return distiller
+
+
+def _shown(
+    method: Method, data: Images, recipe: Recipe, device: torch.device
+) -> tuple[Tensor | None, Tensor | None]:
+    """What a method with learned parts sees of the training images: a few of them, and the class of each."""
     if not method.learns:
-        return build_distiller(recipe, student, teacher.to(device), method)
+        return None, None
     positions = probe_positions(data, recipe.data.seed)[:_EXAMPLE]
     labels = torch.full((int(data.index.max()) + 1,), -1)
     labels[data.index.cpu()] = data.labels.cpu()
-    distiller = build_distiller(
-        recipe,
-        student,
-        teacher.to(device),
-        method,
-        example=data.batch(positions).images.to(device),
-        labels=labels,
-    )
-    return distiller.to(device)
+    return data.batch(positions).images.to(device), labels
 
 
 def probe_positions(data: Images, seed: int) -> Tensor:
@@ -160,13 +176,13 @@ def probe_positions(data: Images, seed: int) -> Tensor:
 
 def save(session: Session, folder: Path, *, is_best: bool) -> None:
     """Write the checkpoint of the last epoch, and of the best one where this is it."""
-    best = {"epoch": session.epoch, "objective": session.objective.state_dict()}
+    best = {"epoch": session.epoch, "objective": _contiguous(session.objective.state_dict())}
     if is_best:
         _write(folder / BEST, best)
     last = {
         **best,
         "recipe": recipe_text(session.recipe),
-        "optimizer": session.optimizer.state_dict(),
+        "optimizer": _contiguous(session.optimizer.state_dict()),
         "best": session.best,
         "order": session.order.get_state(),
         "views": session.views.get_state(),
@@ -174,6 +190,13 @@ def save(session: Session, folder: Path, *, is_best: bool) -> None:
         "forward_cuda": torch.cuda.get_rng_state(session.device) if session.device.type == "cuda" else None,
     }
     _write(folder / LAST, last)
+
+
+def _contiguous(state: Any) -> Any:
+    """Have the tensors of a state in the order of their shape, however they lie in this run."""
+    if isinstance(state, dict):
+        return {key: _contiguous(value) for key, value in state.items()}
+    return state.contiguous() if isinstance(state, Tensor) else state
 
 
 def _write(path: Path, state: dict[str, Any]) -> None:
@@ -199,6 +222,10 @@ def restore(session: Session, folder: Path) -> None:
     try:
         session.objective.load_state_dict(state["objective"])
         session.optimizer.load_state_dict(state["optimizer"])
+        for param, buffers in session.optimizer.state.items():
+            for key, value in buffers.items():  # in the layout of the weight, as fused kernels want them
+                if isinstance(value, Tensor) and value.shape == param.shape:
+                    buffers[key] = torch.empty_like(param).copy_(value)
         session.order.set_state(state["order"])
         session.views.set_state(state["views"])
         torch.set_rng_state(state["forward"])

@@ -11,9 +11,12 @@ import matplotlib
 
 from dotkd.report.figures.accuracy import accuracy
 from dotkd.report.figures.curves import gradients, losses
+from dotkd.report.figures.interpolation import interpolations
 from dotkd.report.figures.landscape import landscapes
+from dotkd.report.figures.layers import layers
 from dotkd.report.figures.quality import reliability, robustness
 from dotkd.report.figures.scene import Scene, make_scene
+from dotkd.report.figures.spectrum import spectrum
 from dotkd.report.figures.svg import STYLE, Chart, Panel
 from dotkd.report.figures.sweep import sweep
 from dotkd.report.figures.tradeoff import tradeoff
@@ -33,8 +36,9 @@ def charts(runs: Sequence[RunRecord], summary: Summary, extras: Extras | None = 
         extras: what was found beside the runs.
 
     Returns:
-        The accuracies, the sweep, the trade-off, the losses, the gradients, the surfaces, reliability and
-        robustness: those that there is something to draw of.
+        The accuracies, the sweep, the trade-off, the losses, the gradients, their layers, the surfaces, the
+        spectra, the lines between students, reliability and robustness: those that there is something to
+        draw of.
     """
     scene = make_scene(runs, summary, extras or Extras())
     with matplotlib.rc_context(STYLE):
@@ -47,6 +51,9 @@ def _charts(scene: Scene) -> Iterator[Chart | None]:
     yield tradeoff(scene)
     yield losses(scene)
     yield gradients(scene)
+    yield layers(scene)
     yield from landscapes(scene)
+    yield spectrum(scene)
+    yield from interpolations(scene)
     yield reliability(scene)
     yield robustness(scene)

@@ -49,10 +49,15 @@ def losses(scene: Scene) -> Chart | None:
 
 
 def gradients(scene: Scene) -> Chart | None:
-    """Draw how the gradients of the two losses lie to each other."""
+    """Draw how the gradients of the two losses lie to each other, to their sum and to the last step."""
     plans = [
         _Plan("gradient_cosine", "Cosine between the gradients", 0.0),
         _Plan("gradient_norm_ratio", "Norm ratio, task to distillation", 1.0),
+        _Plan("gradient_sign_disagreement", "Share of coordinates with opposite signs", 0.5),
+        _Plan("task_total_cosine", "Cosine, task gradient and the sum of both", 0.0),
+        _Plan("distill_total_cosine", "Cosine, distillation gradient and the sum", 0.0),
+        _Plan("task_update_cosine", "Cosine, descent of the task loss and last step", 0.0),
+        _Plan("distill_update_cosine", "Cosine, descent of the distillation loss and step", 0.0),
     ]
     caption = "The gradients of the two losses on one fixed probe batch, the same for all arms."
     return _chart(scene, "gradients", caption, plans)

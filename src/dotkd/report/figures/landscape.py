@@ -16,6 +16,7 @@ from dotkd.report.figures.svg import INK, Chart, Panel, is_wide, new_axes, short
 
 COLOURS = "viridis"  # even steps of lightness, for every kind of colour vision
 LEVELS = 12
+_FINE = 31  # points on a side from which on the outlines of the areas outweigh a picture of them
 SIZE = (2.15, 2.2)
 TITLES = {"task": "task loss", "distill": "distillation loss"}
 
@@ -116,6 +117,9 @@ def _panel(key: str, surface: _Surface, frame: _Frame) -> Panel:
     # Their edges hide the seams between areas, and are what remains on grey paper.
     areas.set_edgecolor("#ffffffb0")
     areas.set_linewidth(0.4)
+    if len(steps) > _FINE:
+        areas.set_rasterized(True)
+        figure.set_dpi(160)
     axes.plot(0, 0, "+", color="white", markersize=9, markeredgewidth=2.6)
     axes.plot(0, 0, "+", color="black", markersize=8, markeredgewidth=1.2)
     axes.set_xlim(-reach, reach)

@@ -54,10 +54,10 @@ class Panel:
 
 @dataclass(frozen=True)
 class Chart:
-    """A figure: ``key`` names it (the keys of text.READINGS), ``legend`` pairs a sample SVG with a name.
+    """A figure: ``key`` names it (a key of text.READINGS, and a number from the second of its kind on).
 
-    ``scale`` is a colour scale that all panels share; ``small`` panels stand several in a row;
-    ``of_training`` says whether losses of training images are in it.
+    ``legend`` pairs a sample SVG with a name; ``scale`` is a colour scale that all panels share; ``small``
+    panels stand several in a row; ``of_training`` says whether losses of training images are in it.
     """
 
     key: str

@@ -7,11 +7,12 @@ from itertools import pairwise
 import numpy as np
 from matplotlib.axes import Axes
 
+from dotkd.analysis.tradeoff import Point, pareto_front
 from dotkd.report.figures.curves import curves
 from dotkd.report.figures.scene import Scene
 from dotkd.report.figures.svg import Chart, Look, Panel, is_wide, make_log, new_axes, sample, short, to_svg
 from dotkd.report.sweep import Series
-from dotkd.report.tradeoff import COLUMNS, At, Plane, front, fronts, planes
+from dotkd.report.tradeoff import COLUMNS, Plane, fronts, planes
 
 _SPREAD = " Lines and large marks are means over seeds, small dots are the seeds."
 _LEFT_OUT = (
@@ -100,7 +101,7 @@ def _ends(
         points = [means[arm] for arm in series.names if arm in means]
         colour = marks[series.base].look["color"] if points else ""
         if series in on_front:
-            axes.plot(*_joined(front(points)), color=colour, linewidth=1.4)
+            axes.plot(*_joined(pareto_front(points)), color=colour, linewidth=1.4)
         elif len(points) > 1:
             axes.plot(*zip(*points, strict=True), **_THIN | {"color": colour})
         # One series says the values: those of others are near theirs.
@@ -124,12 +125,12 @@ def _ends(
     return Panel(to_svg(figure, name), _label(title, plane, plane.ends))
 
 
-def _mean(points: Sequence[At]) -> At:
+def _mean(points: Sequence[Point]) -> Point:
     x, y = np.mean(points, axis=0)
     return float(x), float(y)
 
 
-def _joined(points: Sequence[At]) -> tuple[list[float], list[float]]:
+def _joined(points: Sequence[Point]) -> tuple[list[float], list[float]]:
     """Straight lines between points, in pieces so small that a logarithmic axis bends them rightly."""
     line = [
         (a + (c - a) * part, b + (d - b) * part)
@@ -139,7 +140,7 @@ def _joined(points: Sequence[At]) -> tuple[list[float], list[float]]:
     return [x for x, _ in line], [y for _, y in line]
 
 
-def _axes(axes: Axes, title: str, shown: Sequence[At]) -> None:
+def _axes(axes: Axes, title: str, shown: Sequence[Point]) -> None:
     for which, values in (("x", [x for x, _ in shown]), ("y", [y for _, y in shown])):
         if is_wide(values):
             make_log(axes, which)

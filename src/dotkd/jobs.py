@@ -1,0 +1,158 @@
+"""The runs of a comparison: one after another in this process, or several at a time in others.
+
+Here belongs how runs are carried out and what becomes of their failures; which runs there are is decided in
+:mod:`dotkd.compare` and :mod:`dotkd.tune`.
+"""
+
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from dotkd.arms import teacher_folder
+from dotkd.processes import end_with_parent, new_context
+from dotkd.recipe import Recipe
+from dotkd.runs import is_finished
+from dotkd.train.epoch import OnStep
+from dotkd.train.loop import OnEpoch, check_folder, train
+from dotkd.train.teacher import provide_teacher
+
+Teachers = Mapping[str, Path | Exception | None]
+
+
+class Job(NamedTuple):
+    """A run that is to be made, or taken up where it stands.
+
+    Attributes:
+        arm: Its key in the comparison.
+        recipe: With the seed of the run.
+        folder: Where it goes.
+        teacher: The file of its teacher; None without one; an error where the teacher could not be trained.
+        test: Whether the test images are read at the end.
+    """
+
+    arm: str
+    recipe: Recipe
+    folder: Path
+    teacher: Path | Exception | None
+    test: bool = True
+
+
+Ending = dict[str, Any] | Exception
+
+
+def provide_teachers(
+    arms: Mapping[str, Recipe],
+    folder: Path,
+    *,
+    on_teacher: Callable[[str], None] = lambda _arm: None,
+    on_epoch: Sequence[OnEpoch] = (),
+    on_step: OnStep | None = None,
+) -> Teachers:
+    """Train the teachers that are missing, each once, before any student.
+
+    Args:
+        arms: Key of an arm -> recipe.
+        folder: Of the comparison; teachers go to ``folder/teachers``.
+        on_teacher: Called before the teacher of an arm is trained, with the arm's name.
+        on_epoch: As for :func:`~dotkd.train.loop.train`.
+        on_step: Likewise.
+
+    Returns:
+        Key of an arm -> the file of its teacher, None without one, or what went wrong.
+    """
+    found: dict[Path, Path | Exception | None] = {}
+    teachers: dict[str, Path | Exception | None] = {}
+    for arm, recipe in arms.items():
+        home = teacher_folder(recipe, folder)
+        if home == folder:  # a file, or no teacher at all
+            teachers[arm] = provide_teacher(recipe, home)
+            continue
+        if home not in found:
+            if not is_finished(home):
+                on_teacher(recipe.name)
+            try:
+                found[home] = provide_teacher(recipe, home, on_epoch=on_epoch, on_step=on_step)
+            except Exception as error:  # the arms with other teachers go on
+                found[home] = error
+        teachers[arm] = found[home]
+    return teachers
+
+
+def run_jobs(
+    jobs: Sequence[Job],
+    count: int = 1,
+    *,
+    on_start: Callable[[Job], None] = lambda _job: None,
+    on_epoch: Sequence[OnEpoch] = (),
+    on_step: OnStep | None = None,
+) -> Iterator[tuple[Job, Ending]]:
+    """Make runs; one that fails does not stop the others.
+
+    Several at a time have processes of their own, with an equal share of the CPUs for torch's threads where
+    the recipe does not say how many; they end with this process, whatever ends it.
+
+    Args:
+        jobs: The runs.
+        count: How many at a time, at least 1.
+        on_start: Called when a run begins.
+        on_epoch: Called with the metrics of each epoch; only with ``count`` 1, in whose process it happens.
+        on_step: Called after each step; likewise.
+
+    Yields:
+        Each run with its results or the error that ended it, in the order in which they end.
+    """
+    if count == 1:
+        for job in jobs:
+            on_start(job)
+            try:
+                ending: Ending = _run(job, on_epoch, on_step)
+            except Exception as error:
+                ending = error
+            yield job, ending
+        return
+    threads = max(1, len(os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else [0]) // count)
+    waiting, running = list(reversed(jobs)), dict[Future[dict[str, Any]], Job]()
+    context = new_context(__name__)
+    with ProcessPoolExecutor(count, mp_context=context, initializer=_begin, initargs=(threads,)) as pool:
+        try:
+            while waiting or running:
+                while waiting and len(running) < count:
+                    job = waiting.pop()
+                    on_start(job)
+                    running[pool.submit(_run, job)] = job
+                for future in wait(running, return_when=FIRST_COMPLETED).done:
+                    yield running.pop(future), _ending(future)
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _ending(future: Future[dict[str, Any]]) -> Ending:
+    try:
+        return future.result()
+    except Exception as error:
+        return error
+
+
+def _begin(threads: int) -> None:
+    torch.set_num_threads(threads)
+    end_with_parent()
+
+
+def _run(job: Job, on_epoch: Sequence[OnEpoch] = (), on_step: OnStep | None = None) -> dict[str, Any]:
+    if isinstance(job.teacher, Exception):
+        raise job.teacher
+    check_folder(job.recipe, job.folder, resume=True)
+    return train(
+        job.recipe,
+        job.folder,
+        teacher=job.teacher,
+        resume=True,
+        test=job.test,
+        on_epoch=on_epoch,
+        on_step=on_step,
+    )
