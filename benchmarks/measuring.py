@@ -12,6 +12,7 @@ import random
 import statistics
 import time
 from collections.abc import Callable, Mapping
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -54,20 +55,32 @@ def medians(seconds: Mapping[str, list[float]]) -> dict[str, float]:
 
 
 def machine() -> dict[str, Any]:
-    """Say on what was measured."""
+    """Say on what was measured, and how busy it was."""
     facts: dict[str, Any] = {
+        "dotkd": version("dotkd"),
         "python": platform.python_version(),
         "torch": torch.__version__,
         "machine": platform.machine(),
+        "processor": _processor(),
         "cpu": torch.backends.cpu.get_cpu_capability(),
         "amx": bool(torch.cpu._is_amx_tile_supported()),
         "cpus": os.cpu_count(),
         "threads": torch.get_num_threads(),
+        "load": [round(load, 2) for load in os.getloadavg()],  # of the last 1, 5 and 15 minutes
         "malloc": {key: value for key, value in os.environ.items() if key.startswith("MALLOC_")},
     }
     if torch.cuda.is_available():
         facts["gpu"] = torch.cuda.get_device_name()
     return facts
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()
 
 
 def arguments(doc: str | None) -> argparse.ArgumentParser:
