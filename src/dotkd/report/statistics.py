@@ -133,7 +133,8 @@ def summarize(runs: Sequence[RunRecord], sweep: Sweep | None = None) -> Summary:
     candidates = sgd if len(sgd) == 1 else distilled or plain
     baseline = candidates[0]
     said: list[str] = []
-    if (unswept := _as_before(sweep, baseline, candidates)) is not None:
+    # Of momenta that were swept the first is the one to compare with: delta 0 is plain momentum.
+    if kinds[baseline] == "sgd" and (unswept := _as_before(sweep, baseline, candidates)) is not None:
         baseline = unswept
         said.append(f"Arms are compared with {baseline}: it has the values of the recipe that was swept.")
     with_sgd, with_control = (partners(groups, dot, others) for others in (sgd, controls))
