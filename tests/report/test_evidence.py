@@ -105,8 +105,8 @@ def test_what_is_said_of_steps(tmp_path):
     (said,) = findings.steps(groups)
     assert said == (
         "KD, on the probe batch after the last epoch: the two gradients point against each other (cosine "
-        "below 0) for 2 of 3 seeds; to first order, the last step went up the task loss for 1 of 3 seeds, "
-        "and up the distillation loss for 1 of 3 seeds."
+        "below 0) for 2 of 3 seeds; going on in the direction of the last step would, to first order, "
+        "raise the task loss for 1 of 3 seeds, and the distillation loss for 1 of 3 seeds."
     )
     table = gradient_table(groups, ())
     assert [column.title for column in table.columns][1:] == [

@@ -42,7 +42,8 @@ class Directions(NamedTuple):
         task_with_total: Cosine of g_task and the total gradient g_task + g_distill.
         distill_with_total: Cosine of g_distill and the total gradient.
         task_with_update: Cosine of g_task and the negative update: 1 where the parameters went straight
-            down the task loss, below 0 where, to first order, they went up. None without updates.
+            down the task loss, below 0 where the update, to first order and from where g_task was taken,
+            raises it. None without updates.
         distill_with_update: The same of g_distill.
 
     Example:

@@ -101,15 +101,17 @@ def front_position(point: Point, others: Sequence[Point]) -> Position:
 
     Returns:
         ``"dominated"`` if another one is as low in both and lower in one; else ``"below"`` or ``"above"``
-        the line through the front, on the line being above; ``"beyond"`` past either end of it.
+        the line through the front, on the line being above; ``"beyond"`` past either end of it. What
+        dominates a point of the front is below it wherever it lies. Exchanging the coordinates of all
+        points changes nothing.
 
     Raises:
         ValueError: If there are no others, or a point is not a pair of finite numbers.
 
     Example:
         >>> front = [(1.0, 3.0), (3.0, 1.0)]
-        >>> [front_position(at, front) for at in ((2.0, 1.9), (2.0, 2.1), (0.5, 9.0), (3.0, 2.0))]
-        ['below', 'above', 'beyond', 'dominated']
+        >>> [front_position(at, front) for at in ((2.0, 1.9), (2.0, 2.1), (0.5, 9.0), (3.0, 2.0), (0.5, 0.5))]
+        ['below', 'above', 'beyond', 'dominated', 'below']
     """
     (checked,), rest = _checked("point", [point]), _checked("others", others)
     if not rest:
@@ -118,12 +120,15 @@ def front_position(point: Point, others: Sequence[Point]) -> Position:
     if any(dominates(at, checked) for at in rest):
         return "dominated"
     line = pareto_front(rest)
+    if any(dominates(checked, at) for at in line):
+        return "below"
     if not line[0][0] <= x <= line[-1][0]:
         return "beyond"
     for (a, b), (c, d) in itertools.pairwise(line):
         if a <= x <= c:
-            return "below" if y < b + (d - b) * (x - a) / (c - a) else "above"
-    return "below" if y < line[0][1] else "above"
+            # The same on both sides of the line, whichever coordinate comes first.
+            return "below" if (y - b) * (c - a) < (d - b) * (x - a) else "above"
+    return "above"  # it is the only point of the front
 
 
 def lower_counts(points: Sequence[Point], others: Sequence[Point]) -> LowerCounts:

@@ -78,6 +78,11 @@ class Recipe(Table):
         if not isinstance(self.optimizer, PairTable):
             return
         name = self.optimizer.name
+        if getattr(self.optimizer, "task_every", 1) > 1 and self.run.compile == "step":
+            raise ValueError(
+                "optimizer.task_every leaves out backward passes, and run.compile 'step' has all of them in "
+                "one graph: use 'parts' or 'none', or task_every 1"
+            )
         if not self.distils:
             why = (
                 f"method {self.method['name']!r} has one"

@@ -123,8 +123,8 @@ def steps(groups: Mapping[str, Sequence[RunRecord]]) -> Iterator[str]:
         )
         if all(updates):
             said += (
-                "; to first order, the last step went up the task loss for "
-                f"{_below(updates[0])}, and up the distillation loss for {_below(updates[1])}"
+                "; going on in the direction of the last step would, to first order, raise the task loss for "
+                f"{_below(updates[0])}, and the distillation loss for {_below(updates[1])}"
             )
         yield f"{said}."
 

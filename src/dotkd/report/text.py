@@ -31,7 +31,8 @@ READINGS = {
     "gradients": (
         "Below 0 the two losses pull against each other on the probe batch, above 0 they agree; a norm "
         "ratio above 1 means that the task gradient is the longer one. A cosine below 0 with the last step "
-        "means that, to first order, this step went up that loss."
+        "means that, where this step ended, going on in its direction would raise that loss: it went "
+        "too far, or elsewhere."
     ),
     "layers": (
         "Orange is below 0, where the two losses pull a layer in opposite directions, violet above 0, where "

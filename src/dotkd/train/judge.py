@@ -37,7 +37,7 @@ def judge_epoch(session: Session) -> Judgement:
 
     The two gradients are those of one fixed batch, drawn by the data's seed, in evaluation mode and float32:
     the same question for all arms, with or without DOT. They are compared with each other, with their sum,
-    and with what the optimizer did in the last step of the epoch.
+    and with what the optimizer did in the last step of the epoch, at whose end they are taken.
 
     Args:
         session: The run, whose ``epoch`` still counts the epochs before this one; nothing in it moves.

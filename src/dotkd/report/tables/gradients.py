@@ -58,7 +58,7 @@ def gradients(groups: Mapping[str, Sequence[RunRecord]], series: Sequence[Series
     )
     caption = (
         "On the probe batch after the last epoch; the cosines with the last step are of each loss's "
-        "direction of descent. Means over seeds ± standard error."
+        "direction of descent where this step ended. Means over seeds ± standard error."
     )
     table = Table("gradients", "Gradients", caption, (ARM, *heads), by_arm(rows, series))
     return trimmed(table)
