@@ -10,6 +10,7 @@ import torch
 
 from dotkd import runs
 from dotkd.analyze import PARTS, analyze, plan
+from dotkd.analyze.sharpness import CURVED
 from dotkd.build import build_data
 from dotkd.compare import compare
 from dotkd.data.randomness import random_stream
@@ -134,6 +135,31 @@ def test_the_spectrum_agrees_with_the_eigenvalues(folder):
         assert size * mean == pytest.approx(found["trace"], rel=0.5)
 
 
+def test_parts_are_written_as_they_come_and_say_their_images(folder, tmp_path):
+    run = shutil.copytree(folder / "plain" / "seed-0", tmp_path / "plain")
+    (run / ANALYSIS).unlink()
+    analyze(run, parts=["sharpness"], images=50)
+    found = json.loads((run / ANALYSIS).read_text())
+    del found["measured_on"], found["losses_split"]  # as an older version left it
+    (run / ANALYSIS).write_text(json.dumps(found))
+
+    def stop(part):
+        if part == "quality":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        analyze(run, parts=["landscape", "quality"], images=20, grid=3, on_part=stop)
+    found = json.loads((run / ANALYSIS).read_text())
+    assert "quality" not in found
+    assert found["measured_on"] == {
+        "sharpness": {"split": "validation", "images": 50},
+        "landscape": {"split": "validation", "images": 20},
+    }
+    on = analyze(run, parts=["sharpness"], images=1000)["measured_on"]
+    assert on == json.loads((run / ANALYSIS).read_text())["measured_on"]
+    assert on["sharpness"]["images"] == 200 < 256 == CURVED  # all there are
+
+
 def test_students_that_are_not_alike_have_no_line(folder, tmp_path):
     recipe = load_recipe("quick/digits-plain", ["schedule.epochs=1", "student.model=small/mlp32"])
     train(recipe, tmp_path / "wide")
@@ -173,6 +199,10 @@ def test_learned_parts_come_back_with_the_run(name, tmp_path):
     train(recipe, tmp_path / "run", teacher=teacher)
     found = analyze(tmp_path / "run", images=64, grid=3)
     assert ("task" in found["sharpness"]) == (name != "simkd")
+    splits = {part: on["split"] for part, on in found["measured_on"].items()}
+    of_losses = "train" if name == "crd" else "validation"
+    assert splits == {**dict.fromkeys(("landscape", "sharpness"), of_losses), "quality": "validation",
+                      "cost": "validation"}  # fmt: skip
     assert found == analyze(tmp_path / "run", images=64, grid=3) | {"cost": found["cost"]}
 
 

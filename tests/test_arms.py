@@ -37,11 +37,19 @@ def test_a_sweep_is_read(text, keys, values):
 
 
 @pytest.mark.parametrize(
-    "text", ["", "delta=1", "optimizer.delta", "optimizer.delta=", "a.b:c.d=1,2", "a.b=1,1", "=1"]
+    "text",
+    [
+        *("", "delta=1", "optimizer.delta", "optimizer.delta=", "a.b:c.d=1,2", "a.b=1,1", "=1"),
+        *("a.b=[1],[1]", "a.b=0,0.0", "a.b:a.b=1:2"),
+    ],
 )
 def test_what_is_no_sweep_is_refused(text):
     with pytest.raises(BadInput, match=re.escape(repr(text))):
         parse_sweep(text)
+
+
+def test_a_list_is_a_value_too():
+    assert parse_sweep("a.b=[1],[2]").values == (([1],), ([2],))
 
 
 def test_recipes_with_the_key_become_an_arm_for_each_value():
@@ -125,7 +133,7 @@ def test_rates_need_validation_images(tmp_path):
         compare([recipe], 1, tmp_path / "out", tuning=Tuning((0.05,)))
 
 
-@pytest.mark.parametrize("text", ["", "a", "0", "-1", "0.1,0.1", "inf", "nan", "0.1,"])
+@pytest.mark.parametrize("text", ["", "a", "0", "-1", "0.1,0.1", "inf", "nan", "0.1,", "0.1,0.10000001"])
 def test_what_are_no_rates(text):
     with pytest.raises(BadInput, match="wanted different learning rates"):
         parse_rates(text)

@@ -61,6 +61,12 @@ def test_arms_need_names_of_their_own(names, text, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("name", ["Report.html", "report.md", "sweep.json", "tables", "figures", "Tuning"])
+def test_no_arm_lies_where_the_report_goes(name, tmp_path):
+    with pytest.raises(BadInput, match=f"an arm cannot be named '{name}'"):
+        compare(arms("plain", overrides=[f"name='{name}'"]), 1, tmp_path / "out")
+
+
 def test_a_folder_with_other_recipes_is_refused_before_anything_is_trained(tmp_path):
     compare(arms("plain"), 1, tmp_path)
     with pytest.raises(BadInput, match="holds a run of another recipe"):

@@ -1,10 +1,12 @@
 """Runs side by side: the same files as one after another, failures told apart, nothing left behind."""
 
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -13,7 +15,7 @@ from typer.testing import CliRunner
 
 from dotkd.cli.app import app
 from dotkd.compare import compare
-from dotkd.errors import Diverged
+from dotkd.errors import Diverged, RunFailed
 from dotkd.jobs import Job, provide_teachers, run_jobs
 from dotkd.recipe import load_recipe
 from dotkd.runs import METRICS, STUDENT, is_finished, read_lines
@@ -96,6 +98,42 @@ def test_rates_are_chosen_alike(tmp_path):
         assert ran.exit_code == 0, ran.output
         tables.append(json.loads((folder / "tuning.json").read_text()))
     assert tables[0] == tables[1]
+
+
+def long_jobs(folder, epochs, names):
+    recipe = load_recipe("quick/digits-plain", [f"schedule.epochs={epochs}", "run.threads=1"])
+    return [Job(name, recipe, folder / name, None, test=False) for name in names]
+
+
+def test_a_killed_process_is_the_failure_of_its_own_run(tmp_path):
+    """As where the system ends the largest process for want of memory."""
+    jobs = long_jobs(tmp_path, 60, "abc")
+
+    def kill():
+        until(lambda: all((job.folder / METRICS).exists() for job in jobs[:2]))
+        multiprocessing.active_children()[0].kill()
+
+    killer = threading.Thread(target=kill, daemon=True)
+    killer.start()
+    endings = {job.arm: ending for job, ending in run_jobs(jobs, 2)}
+    killer.join()
+    (failed,) = [arm for arm, ending in endings.items() if isinstance(ending, Exception)]
+    assert type(endings.pop(failed)) is RunFailed
+    assert sorted([failed, *endings]) == ["a", "b", "c"]
+    assert all(ending["last"]["epoch"] == 60 for ending in endings.values())
+    ((_, again),) = run_jobs([job for job in jobs if job.arm == failed])
+    assert again["last"]["epoch"] == 60
+
+
+def test_giving_up_does_not_wait_for_what_is_running(tmp_path):
+    hot = load_recipe("quick/digits-plain", ["optimizer.lr=1e30", *TINY])
+    (slow,) = long_jobs(tmp_path, 20_000, ["slow"])
+    endings = run_jobs([Job("hot", hot, tmp_path / "hot", None, test=False), slow], 2)
+    job, ending = next(endings)
+    assert (job.arm, type(ending)) == ("hot", Diverged)
+    endings.close()
+    assert not multiprocessing.active_children()
+    assert not is_finished(slow.folder)
 
 
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks for processes in /proc")

@@ -13,10 +13,12 @@ from typing import Any, NamedTuple
 from dotkd.errors import BadInput
 from dotkd.recipe import Recipe, recipe_text
 from dotkd.recipe.load import make_recipe
-from dotkd.runs import TEACHERS, TRIALS, find_runs
+from dotkd.report.write import FIGURES, MARKDOWN, PAGE
+from dotkd.report.write import FOLDER as TABLES
+from dotkd.runs import RESULTS, SWEEP, TEACHERS, TRIALS, TUNING, find_runs
 from dotkd.train.teacher import check_recipe, teacher_recipe
 
-_TAKEN = (*TEACHERS, TRIALS)
+_TAKEN = (*TEACHERS, TRIALS, RESULTS, SWEEP, TUNING, PAGE, MARKDOWN, TABLES, FIGURES)
 
 
 class Sweep(NamedTuple):
@@ -74,7 +76,9 @@ def parse_sweep(text: str) -> Sweep:
         raise BadInput(
             f"{text!r} is no sweep: {len(keys)} keys need {len(keys)} values at each point, joined by ':'"
         )
-    if len(set(points)) < len(points):
+    if len(set(keys)) < len(keys):
+        raise BadInput(f"{text!r}: a key of the sweep is there twice")
+    if any(point in points[:place] for place, point in enumerate(points)):
         raise BadInput(f"{text!r}: a value of the sweep is there twice")
     return Sweep(keys, tuple(points))
 
@@ -163,7 +167,7 @@ def check_arms(recipes: Sequence[Recipe]) -> dict[str, Recipe]:
                 " (--seeds)"
             )
         if arm in _TAKEN:
-            raise BadInput(f"an arm cannot be named {recipe.name!r}: that folder is for something else")
+            raise BadInput(f"an arm cannot be named {recipe.name!r}: {arm!r} is for something else there")
         arms[arm] = recipe
     for recipe in recipes:
         check_recipe(recipe)

@@ -5,14 +5,19 @@ Here belongs how runs are carried out and what becomes of their failures; which 
 """
 
 import os
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from functools import partial
+from multiprocessing.synchronize import Event
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 
 from dotkd.arms import teacher_folder
+from dotkd.errors import RunFailed
 from dotkd.processes import end_with_parent, new_context
 from dotkd.recipe import Recipe
 from dotkd.runs import is_finished
@@ -93,7 +98,8 @@ def run_jobs(
     """Make runs; one that fails does not stop the others.
 
     Several at a time have processes of their own, with an equal share of the CPUs for torch's threads where
-    the recipe does not say how many; they end with this process, whatever ends it.
+    the recipe does not say how many; they end with this process, whatever ends it. A process that is killed,
+    as where memory runs out, is the failure of its own run.
 
     Args:
         jobs: The runs.
@@ -115,20 +121,39 @@ def run_jobs(
             yield job, ending
         return
     threads = max(1, len(os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else [0]) // count)
-    waiting, running = list(reversed(jobs)), dict[Future[dict[str, Any]], Job]()
+    waiting = list(reversed(jobs))
+    running: dict[Future[dict[str, Any]], tuple[Job, ProcessPoolExecutor]] = {}
     context = new_context(__name__)
-    with ProcessPoolExecutor(count, mp_context=context, initializer=_begin, initargs=(threads,)) as pool:
-        try:
-            while waiting or running:
-                while waiting and len(running) < count:
-                    job = waiting.pop()
-                    on_start(job)
-                    running[pool.submit(_run, job)] = job
-                for future in wait(running, return_when=FIRST_COMPLETED).done:
-                    yield running.pop(future), _ending(future)
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+    given_up = context.Event()
+    # A pool for each process: one that dies takes nothing with it but its own run.
+    new_pool = partial(
+        ProcessPoolExecutor, 1, mp_context=context, initializer=_begin, initargs=(threads, given_up)
+    )
+    free, all_done = [new_pool() for _ in range(min(count, len(jobs)))], False
+    try:
+        while waiting or running:
+            while waiting and free:
+                job, pool = waiting.pop(), free.pop()
+                on_start(job)
+                running[pool.submit(_run, job)] = job, pool
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                job, pool = running.pop(future)
+                ending = _ending(future)
+                if isinstance(ending, BrokenProcessPool):
+                    pool.shutdown()
+                    pool = new_pool()
+                    ending = RunFailed(_KILLED)
+                free.append(pool)
+                yield job, ending
+        all_done = True
+    finally:
+        if not all_done:
+            given_up.set()  # what runs would be waited for, for as long as it takes
+        for pool in (*free, *(pool for _, pool in running.values())):
+            pool.shutdown()
+
+
+_KILLED = "its process ended without a word: killed, perhaps for want of memory (fewer --jobs need less)"
 
 
 def _ending(future: Future[dict[str, Any]]) -> Ending:
@@ -138,9 +163,15 @@ def _ending(future: Future[dict[str, Any]]) -> Ending:
         return error
 
 
-def _begin(threads: int) -> None:
+def _begin(threads: int, given_up: Event) -> None:
     torch.set_num_threads(threads)
     end_with_parent()
+
+    def wait_for_it() -> None:
+        given_up.wait()
+        os._exit(1)  # the last checkpoint stays, and nothing is ever half written
+
+    threading.Thread(target=wait_for_it, daemon=True).start()
 
 
 def _run(job: Job, on_epoch: Sequence[OnEpoch] = (), on_step: OnStep | None = None) -> dict[str, Any]:

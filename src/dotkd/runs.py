@@ -9,6 +9,7 @@ A run folder holds ``recipe.toml`` (resolved), ``environment.json``, ``metrics.j
 """
 
 import json
+import math
 import os
 import tomllib
 from collections.abc import Callable, Iterator
@@ -208,6 +209,10 @@ def read_run(folder: Path, *, is_teacher: bool = False) -> RunRecord:
     name, seed = recipe.get("name"), run.get("seed") if isinstance(run, dict) else None
     if not isinstance(name, str) or not isinstance(seed, int):
         raise BadInput(f"{folder / RECIPE}: not the recipe of a run: it lacks a name or a seed")
+    for key in ("data", "student", "optimizer", "schedule"):
+        _table(folder / RECIPE, recipe.get(key), *(("name",) if key == "optimizer" else ()))
+    if recipe.get("method") is not None:
+        _table(folder / RECIPE, recipe["method"], "name")
     metrics = [_table(folder / METRICS, line, "epoch") for line in read_lines(folder / METRICS)]
     if not metrics:
         raise BadInput(f"{folder / METRICS}: broken: no epoch is in it")
@@ -215,7 +220,10 @@ def read_run(folder: Path, *, is_teacher: bool = False) -> RunRecord:
         raise BadInput(f"{folder / METRICS}: broken: its epochs are not 1, 2, ... in order")
     path = folder / RESULTS
     results = _table(path, read_json(path), "last", "best", "seconds", "parameters")
-    _table(path, results["last"], "epoch", "test_accuracy")
+    ends = [results["last"], results["best"]] if results["best"] is not None else [results["last"]]
+    for end in ends:
+        _numbers(path, _table(path, end, "epoch", "test_accuracy"), "epoch", "test_accuracy")
+    _numbers(path, results, "seconds", "parameters")
     environment = read_json(folder / ENVIRONMENT)
     return RunRecord(folder, name, seed, is_teacher, recipe, text, metrics, results, environment)
 
@@ -227,6 +235,14 @@ def _table(path: Path, content: Any, *keys: str) -> dict[str, Any]:
     if missing := [key for key in keys if key not in content]:
         raise BadInput(f"{path}: broken: a table lacks {', '.join(missing)}")
     return content
+
+
+def _numbers(path: Path, table: dict[str, Any], *keys: str) -> None:
+    """Refuse what is not a finite number where one belongs."""
+    for key in keys:
+        value = table[key]
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            raise BadInput(f"{path}: broken: {key} is {value!r}, and a number belongs there")
 
 
 def find_runs(folder: Path) -> list[RunRecord]:

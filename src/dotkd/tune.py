@@ -46,7 +46,7 @@ def parse_rates(text: str) -> tuple[float, ...]:
         The rates.
 
     Raises:
-        BadInput: They are no positive numbers, or one is there twice.
+        BadInput: They are no positive numbers, or two are alike in the six digits that name their trials.
 
     Example:
         >>> parse_rates("0.01,0.05")
@@ -56,11 +56,16 @@ def parse_rates(text: str) -> tuple[float, ...]:
         rates = tuple(map(float, text.split(",")))
     except ValueError:
         rates = ()
-    if not rates or not all(0 < rate < float("inf") for rate in rates) or len(set(rates)) < len(rates):
+    alike = len({_named(rate) for rate in rates}) < len(rates)
+    if not rates or alike or not all(0 < rate < float("inf") for rate in rates):
         raise BadInput(
             f"{text!r}: wanted different learning rates above 0, separated by commas: 0.01,0.02,0.05"
         )
     return rates
+
+
+def _named(rate: float) -> str:
+    return f"lr-{slug(f'{rate:g}')}"
 
 
 def tune(
@@ -101,7 +106,7 @@ def tune(
                 f"{recipe.name}: learning rates are chosen on data.validation images, and there are none"
             )
     trials = {
-        (arm, rate, seed): folder / TRIALS / arm / f"lr-{slug(f'{rate:g}')}" / f"seed-{seed}"
+        (arm, rate, seed): folder / TRIALS / arm / _named(rate) / f"seed-{seed}"
         for arm in arms
         for rate, seed in tuning.trials()
     }

@@ -34,6 +34,9 @@ def dominates(one, other):
         ((3.1, 1.0), "dominated"),
         ((1.0, 2.9), "below"),
         ((3.0, 0.9), "below"),
+        ((0.9, 0.9), "below"),  # of all that can be, this is not left open
+        ((0.9, 3.0), "below"),
+        ((0.9, 3.1), "beyond"),
     ],
 )
 def test_position(point, expected):
@@ -47,6 +50,7 @@ def test_front_of_one_point():
     assert pareto_front([(1.0, 1.0), (1.0, 1.0), (1.0, 2.0), (2.0, 1.0)]) == [(1.0, 1.0)]
     assert front_position((1.0, 1.0), [(1.0, 1.0)]) == "above"
     assert front_position((1.0, 0.5), [(1.0, 1.0)]) == "below"
+    assert front_position((0.5, 0.5), [(1.0, 1.0)]) == "below"
     assert front_position((0.5, 2.0), [(1.0, 1.0)]) == "beyond"
     assert pareto_front([]) == []
 
@@ -63,6 +67,8 @@ def test_position_agrees_with_dominance_and_does_not_know_the_unit(points, point
     found = front_position(point, points)
     assert (found == "dominated") == any(dominates(q, point) for q in points)
     assert (found == "beyond") <= (point in pareto_front([*points, point]))
+    assert (found == "below") >= any(dominates(point, q) for q in pareto_front(points))
+    assert front_position(point[::-1], [q[::-1] for q in points]) == found
     # Doubling and shifting by powers of two are exact, so that no tie is broken.
     moved = [(2.0 * x + 8, 4.0 * y - 16) for x, y in points]
     assert front_position((2.0 * point[0] + 8, 4.0 * point[1] - 16), moved) == found

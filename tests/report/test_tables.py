@@ -180,7 +180,30 @@ def test_analyses_are_means_over_seeds(runs):
     assert [row["arm"] for row in rows_of(tables.agreement(found, ()))] == ["KD", "KD + DOT"]
     row = rows_of(tables.robustness(found, ()))[0]
     assert float(row["attacked_fgsm_2/255_percent"]) > 40
-    assert tables.where(found) == "Measured on 1,000 validation images, after epoch 40."
+    assert list(tables.where(found, ("landscape", "quality"))) == [
+        "Measured on 1,000 validation images, after epoch 40."
+    ]
+    assert list(tables.where(found, ("interpolation",))) == []
+
+
+def test_what_was_not_measured_on_the_same_images_is_said(runs):
+    """Of parts in one run, and of runs: a method that remembers training images is measured on these."""
+
+    def change(content, run):
+        content["losses_split"] = "train" if run.name == "KD + DOT" else "validation"
+        content["measured_on"] = {"sharpness": {"split": content["losses_split"], "images": 256}}
+
+    found = analysed(runs, change)
+    alone = {"KD": found["KD"]}
+    assert list(tables.where(alone, ("landscape", "sharpness"))) == [
+        "Measured on 1,000 validation images (landscape) and 256 validation images (sharpness), after epoch 40."
+    ]
+    said, warning = tables.where(found, ("landscape", "quality"))
+    assert said == (
+        "Measured on 1,000 validation images (landscape, quality) and 1,000 training images (landscape), after "
+        "epoch 40."
+    )
+    assert warning == "Not on the same images in all runs, so that arms may not compare: landscape."
 
 
 def test_without_analyses_there_is_cost_alone(runs):

@@ -126,7 +126,7 @@ def front_position(point: Point, others: Sequence[Point]) -> Position:
         return "beyond"
     for (a, b), (c, d) in itertools.pairwise(line):
         if a <= x <= c:
-            # The same on both sides of the line, whichever coordinate comes first.
+            # Without a quotient, so that what lies on the line in whole numbers is found there.
             return "below" if (y - b) * (c - a) < (d - b) * (x - a) else "above"
     return "above"  # it is the only point of the front
 

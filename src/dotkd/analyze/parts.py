@@ -9,7 +9,7 @@ from dotkd.analyze.cost import cost
 from dotkd.analyze.interpolation import interpolation
 from dotkd.analyze.landscape import landscape
 from dotkd.analyze.quality import quality
-from dotkd.analyze.sharpness import sharpness
+from dotkd.analyze.sharpness import CURVED, sharpness
 from dotkd.analyze.subject import open_session, some_of
 from dotkd.distiller import Distiller
 from dotkd.errors import BadInput
@@ -20,6 +20,7 @@ from dotkd.train.evaluate import in_evaluation_mode
 PARTS = ("landscape", "sharpness", "quality", "cost", "interpolation")
 LINE = PARTS[-1]
 """The part that needs another run."""
+_OF_LOSSES = ("landscape", "sharpness", LINE)
 
 
 class Plan(NamedTuple):
@@ -61,7 +62,7 @@ def analyze(
     grid: int = 15,
     on_part: Callable[[str], None] = lambda _part: None,
 ) -> dict[str, Any]:
-    """Measure a finished run, and write what was found into its folder.
+    """Measure a finished run, and write what was found into its folder, part by part.
 
     Args:
         folder: The run folder.
@@ -78,7 +79,9 @@ def analyze(
         on_part: Called before each part.
 
     Returns:
-        What ``analysis.json`` holds. Where two students are not alike, ``interpolation`` holds the reason.
+        What ``analysis.json`` holds: the parts, and for each under ``measured_on`` the ``split`` and how many
+        ``images`` of it, which need not be those of another call. Where two students are not alike,
+        ``interpolation`` holds the reason.
 
     Raises:
         BadInput: It is no finished run, its teacher is gone, or an option is wrong.
@@ -99,9 +102,7 @@ def analyze(
     # A method that remembers training images has no loss on others.
     remembers = isinstance(session.objective, Distiller) and "index" in session.objective.method.needs
     fitted = some_of(session.data.train, images) if remembers else judged
-    path = folder / ANALYSIS
-    found = read_json(path) if path.exists() else {}
-    found |= {"epoch": session.epoch, "split": split, "images": len(judged)}
+    found = _kept(folder / ANALYSIS) | {"epoch": session.epoch, "split": split, "images": len(judged)}
     found["losses_split"] = "train" if remembers else split
     measure: dict[str, Callable[[], dict[str, Any]]] = {
         "landscape": partial(landscape, session, fitted, grid),
@@ -115,8 +116,23 @@ def analyze(
         for part in wanted:
             on_part(part)
             found[part] = measure[part]()
-    write_json(path, found)
+            found["measured_on"][part] = _on(part, found)
+            write_json(folder / ANALYSIS, found)  # what took long is not lost with what comes after it
     return found
+
+
+def _kept(path: Path) -> dict[str, Any]:
+    """What earlier calls found, each part with the images that it was measured on."""
+    found = read_json(path) if path.exists() else {}
+    on = {part: _on(part, found) for part in PARTS if part in found}
+    return {**found, "measured_on": {**on, **found.get("measured_on", {})}}
+
+
+def _on(part: str, found: dict[str, Any]) -> dict[str, Any]:
+    split, images = found.get("losses_split") if part in _OF_LOSSES else None, found.get("images")
+    if part == "sharpness" and images is not None:
+        images = min(CURVED, images)
+    return {"split": split or found.get("split"), "images": images}
 
 
 def _checked(parts: Sequence[str] | None, reference: Path | None) -> tuple[str, ...]:

@@ -14,7 +14,9 @@ from dotkd.data.randomness import random_stream
 from dotkd.distiller import Distiller
 from dotkd.train.session import Session
 
-_RHO, _TRACE_SAMPLES, _CURVED = 0.05, 32, 256
+CURVED = 256
+"""On how many images curvature is measured at most."""
+_RHO, _TRACE_SAMPLES = 0.05, 32
 # Half the products that the rest of this part takes. Many parameters make one random vector nearly as good
 # as several, while both ends of the spectrum want steps.
 _DENSITY_SAMPLES, _DENSITY_STEPS, _DENSITY_POINTS = 1, 26, 201
@@ -22,7 +24,7 @@ _DENSITY_SAMPLES, _DENSITY_STEPS, _DENSITY_POINTS = 1, 26, 201
 
 def sharpness(session: Session, data: Images) -> dict[str, Any]:
     """Largest eigenvalues, trace, density and SAM's sharpness of each loss at the student, on one batch."""
-    batch = data.batch(torch.arange(min(_CURVED, len(data)), device=data.device))
+    batch = data.batch(torch.arange(min(CURVED, len(data)), device=data.device))
     params = student_params(session)
     kinds = ("task", "distill") if isinstance(session.objective, Distiller) else ("task",)
     found = {}

@@ -145,7 +145,6 @@ def _lead(numbers: _Numbers) -> Iterator[str]:
 def _sections(numbers: _Numbers, figures: dict[str, Chart]) -> Iterator[Section]:
     summary, extras, series = numbers.summary, numbers.extras, numbers.series
     found = measured(numbers.groups, extras)
-    on = (analysis.where(found),) if found else ()
 
     def section(key: str, title: str, said: Sequence[str], *parts: Table | Chart | None) -> Section:
         return Section(key, title, tuple(said), tuple(part for part in parts if part is not None))
@@ -187,6 +186,7 @@ def _sections(numbers: _Numbers, figures: dict[str, Chart]) -> Iterator[Section]
     )
     if any(minima):
         between = findings.between([line for line in lines if line.arm in spoken])
+        on = analysis.where(found, ("landscape", "sharpness", "interpolation"))
         yield section("minima", "Minima", (*on, *between), *minima)
     quality = (
         analysis.calibration(found, series),
@@ -197,7 +197,7 @@ def _sections(numbers: _Numbers, figures: dict[str, Chart]) -> Iterator[Section]
         analysis.worst(found, series),
     )
     if any(quality):
-        yield section("quality", "Predictions", on, *quality)
+        yield section("quality", "Predictions", tuple(analysis.where(found, ("quality",))), *quality)
     yield section("cost", "Cost", (), analysis.cost(found, summary, series))
     if extras.tuning:
         yield section("tuning", "Tuning", (findings.budget(extras.tuning),), tuning_table(extras.tuning))

@@ -218,17 +218,33 @@ class Interpolation(_Form):
         return self
 
 
-class Analysis(_Form):
-    """What was measured on a finished run, on some images of a split."""
+class MeasuredOn(_Form):
+    """Which images: the split, and how many of it."""
 
-    epoch: int | None = None
     split: str | None = None
     images: int | None = None
+
+
+class Analysis(MeasuredOn):
+    """What was measured on a finished run, each part on the images that ``measured_on`` says.
+
+    A part that is not in it, as in older files, was measured on ``images`` of ``split``; losses of a method
+    that remembers training images on those of ``losses_split``.
+    """
+
+    epoch: int | None = None
+    losses_split: str | None = None
+    measured_on: dict[str, MeasuredOn] = {}
     landscape: Landscape | None = None
     sharpness: dict[str, Sharpness] | None = None
     quality: Quality | None = None
     cost: Cost | None = None
     interpolation: Interpolation | None = None
+
+    def on(self, part: str) -> MeasuredOn:
+        """Say which images a part was measured on."""
+        split = self.losses_split if part in ("landscape", "sharpness", "interpolation") else None
+        return self.measured_on.get(part) or MeasuredOn(split=split or self.split, images=self.images)
 
 
 class LayerGradients(_Form):

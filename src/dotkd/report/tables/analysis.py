@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from dotkd.report.inputs import Attack
+from dotkd.report.inputs import Attack, MeasuredOn
 from dotkd.report.measured import Measured, corruptions, over, strengths, titled, weak_classes
 from dotkd.report.statistics import Summary, estimate
 from dotkd.report.sweep import Series
@@ -29,14 +29,37 @@ WORST = 5
 _MEANS = "Means over seeds ± standard error."
 
 
-def where(found: Found) -> str:
-    """Say what the analyses were measured on."""
+def where(found: Found, parts: Sequence[str]) -> Iterator[str]:
+    """Say which images some parts of the analyses were measured on.
+
+    Args:
+        found: name of an arm -> its analysed runs.
+        parts: the parts.
+
+    Yields:
+        A sentence, and a warning if a part was not measured on the same images in all runs; nothing if no
+        run has any of the parts.
+    """
     analyses = [run.analysis for runs in found.values() for run in runs]
-    images = " / ".join(sorted({f"{one.images:,}" for one in analyses if one.images is not None}))
-    splits = " / ".join(sorted({one.split for one in analyses if one.split is not None}))
+    on: dict[str, dict[str, None]] = {}
+    for part in parts:
+        for one in analyses:
+            if getattr(one, part) is not None:
+                on.setdefault(_images(one.on(part)), {})[part] = None
+    if not on:
+        return
+    alike = len(on) == 1
+    said = " and ".join(text if alike else f"{text} ({', '.join(whose)})" for text, whose in on.items())
     epochs = " / ".join(map(str, sorted({one.epoch for one in analyses if one.epoch is not None})))
-    on = " ".join(part for part in (images, splits, "images") if part)
-    return f"Measured on {on}" + (f", after epoch {epochs}." if epochs else ".")
+    yield f"Measured on {said}" + (f", after epoch {epochs}." if epochs else ".")
+    if unlike := [part for part in parts if sum(part in whose for whose in on.values()) > 1]:
+        yield f"Not on the same images in all runs, so that arms may not compare: {', '.join(unlike)}."
+
+
+def _images(on: MeasuredOn) -> str:
+    count = "" if on.images is None else f"{on.images:,}"
+    split = {"train": "training"}.get(on.split, on.split) if on.split else ""
+    return " ".join(word for word in (count, split, "images") if word)
 
 
 def sharpness(found: Found, series: Sequence[Series]) -> Table | None:
