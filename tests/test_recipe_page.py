@@ -1,6 +1,7 @@
-"""The page of all keys says what the types say, and the page of methods what these are."""
+"""The pages made by scripts say what they are made of: types, methods, and the runs of the studies."""
 
 import importlib.util
+import re
 from pathlib import Path
 
 import pytest
@@ -29,3 +30,17 @@ def test_every_key_is_described():
         for key, field in table.model_fields.items():
             inner = not place and (key == "method" or any(key == other[0] for other in found if other))
             assert inner or key == "name" or field.description, (place, key)
+
+
+@pytest.mark.parametrize("name", ["evidence.md", "delta.md"])
+def test_tables_and_figures_of_the_studies_are_those_of_their_runs(name):
+    writer = script("write_evidence_pages")
+    assert writer.page(name) == (writer.DOCS / name).read_text(encoding="utf-8"), (
+        "run python scripts/write_evidence_pages.py"
+    )
+    shown = dict(writer.figures(name))
+    assert shown
+    for path, text in shown.items():
+        # What is drawn depends on matplotlib's version in the last digits; what is said does not.
+        said = re.compile("<desc>.*?</desc>", re.DOTALL)
+        assert said.search(path.read_text(encoding="utf-8"))[0] == said.search(text)[0], path.name

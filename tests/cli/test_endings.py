@@ -131,8 +131,10 @@ def test_train_resume_report_evaluate_and_export_of_a_finished_run(
     assert dotkd("report", run)[::2] == (0, "")
     written = {str(name) for name in content(run).keys() - before.keys()}
     tables = {name for name in written if name.startswith("tables")}
-    assert written - tables == {"report.html", "report.md"}
+    figures = {name for name in written if name.startswith("figures")}
+    assert written - tables - figures == {"report.html", "report.md"}
     assert "tables/results.csv" in tables
+    assert "figures/accuracy.svg" in figures
 
 
 @pytest.mark.parametrize("name", ["[/x]", "[bold]x", "50 %", "a/../b", ":smile:", "\\"])

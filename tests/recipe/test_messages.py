@@ -42,7 +42,7 @@ UNKNOWN_WORDS = [
     (
         DOT,
         "optimizer.weigth_decay=1",
-        r"optimizer\.weigth_decay: unknown key of optimizer 'dot'; did you mean 'weight_decay'\? \(.*delta\)",
+        r"optimizer\.weigth_decay: unknown key of optimizer 'dot'; did you mean 'weight_decay'\? .*delta.*\)",
     ),
     (PLAIN, "optimizer.delta=0.1", r"optimizer\.delta: unknown key of optimizer 'sgd' \(known: [^)]*\)"),
     (

@@ -82,6 +82,6 @@ def test_its_report_opens_without_an_error_or_a_request(comparison, tmp_path, da
     visit = open_page(comparison / "report.html", tmp_path, dark=dark)
     assert visit.console == []
     assert visit.requests == []
-    assert visit.dom.count("<figure") == 4
+    assert visit.dom.count("<figure") == 5  # accuracy, trade-off, losses, gradients, layers
     for name in ("plain", "KD + DOT", "KD control"):
         assert name in visit.dom

@@ -74,12 +74,12 @@ def test_markup_is_sound(text):
     names = [name for name, _ in seen]
     assert "script" not in names
     assert names.count("main") == names.count("h1") == 1
-    assert names.count("caption") == names.count("table") == 5
+    assert names.count("caption") == names.count("table") == 7
     ids = [attrs["id"] for _, attrs in seen if "id" in attrs]
     assert len(ids) == len(set(ids))
     assert all(attrs.get("scope") in ("row", "col") for name, attrs in seen if name == "th")
     charts = [attrs for name, attrs in seen if name == "svg" and "role" in attrs]
-    assert len(charts) == 8
+    assert len(charts) == 13
     assert all(attrs["role"] == "img" and attrs["aria-label"] for attrs in charts)
 
 

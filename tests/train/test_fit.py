@@ -149,12 +149,12 @@ def test_a_pretrained_model_teaches_by_its_name_alone(tmp_path, monkeypatch):
 
 
 def test_only_divergence_takes_a_rate_out(tmp_path, monkeypatch):
-    from dotkd import tune
+    from dotkd import jobs
 
     def dies(*_args, **_options):
         raise RunFailed("a process that decodes images has died")
 
-    monkeypatch.setattr(tune, "train", dies)
+    monkeypatch.setattr(jobs, "train", dies)
     with pytest.raises(RunFailed, match="a process that decodes images has died"):
         compare([load_recipe("quick/digits-plain", SHORT)], 1, tmp_path / "out", tuning=Tuning((0.05,), 1))
 
