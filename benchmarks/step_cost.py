@@ -19,6 +19,7 @@ warm-up: the median of four readings does not see the first.
 """
 
 import argparse
+import platform
 import statistics
 import sys
 import time
@@ -64,6 +65,8 @@ def trainers(setting: Setting, *, quick: bool, compiled: bool) -> dict[str, Trai
 
 def has_bf16() -> bool:
     """Say whether the CPU computes in bfloat16 by itself."""
+    if platform.machine().lower() in ("x86_64", "amd64"):  # where oneDNN takes any AVX512 and widens
+        return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
     return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 

@@ -10,6 +10,7 @@ import torch
 
 from dotkd import runs
 from dotkd.analyze import PARTS, analyze, plan
+from dotkd.analyze.interpolation import _unlike
 from dotkd.analyze.sharpness import CURVED
 from dotkd.build import build_data
 from dotkd.compare import compare
@@ -171,6 +172,10 @@ def test_students_that_are_not_alike_have_no_line(folder, tmp_path):
     train(recipe, tmp_path / "cnn")
     line = analyze(tmp_path / "cnn", **given)["interpolation"]
     assert line["reason"].startswith("the students differ: only one of them has ")
+    weights = {"fc.weight": torch.zeros(2, 3)}
+    assert _unlike(weights, weights, 0) == ""
+    assert _unlike(weights, weights, 1) == "the students differ: one of them has 1 more tensor"
+    assert _unlike(weights, weights, 2).endswith("2 more tensors")
 
 
 def test_the_first_of_several_runs_is_the_reference(tmp_path):

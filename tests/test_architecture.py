@@ -18,7 +18,19 @@ import dotkd
 PACKAGE = "dotkd"
 # From the ground up; what does not exist yet has its place already.
 LEVELS = [
-    {"errors", "processes", "optim", "losses", "taps", "locate", "align", "fold", "data", "models"},
+    {
+        "errors",
+        "processes",
+        "optim",
+        "losses",
+        "taps",
+        "locate",
+        "align",
+        "fold",
+        "ownership",
+        "data",
+        "models",
+    },
     {"methods", "distiller", "analysis"},
     {"recipe"},
     {"runs"},

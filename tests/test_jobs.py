@@ -107,7 +107,7 @@ def long_jobs(folder, epochs, names):
 
 def test_a_killed_process_is_the_failure_of_its_own_run(tmp_path):
     """As where the system ends the largest process for want of memory."""
-    jobs = long_jobs(tmp_path, 60, "abc")
+    jobs = long_jobs(tmp_path, 25, "abc")
 
     def kill():
         until(lambda: all((job.folder / METRICS).exists() for job in jobs[:2]))
@@ -120,9 +120,9 @@ def test_a_killed_process_is_the_failure_of_its_own_run(tmp_path):
     (failed,) = [arm for arm, ending in endings.items() if isinstance(ending, Exception)]
     assert type(endings.pop(failed)) is RunFailed
     assert sorted([failed, *endings]) == ["a", "b", "c"]
-    assert all(ending["last"]["epoch"] == 60 for ending in endings.values())
+    assert all(ending["last"]["epoch"] == 25 for ending in endings.values())
     ((_, again),) = run_jobs([job for job in jobs if job.arm == failed])
-    assert again["last"]["epoch"] == 60
+    assert again["last"]["epoch"] == 25
 
 
 def test_giving_up_does_not_wait_for_what_is_running(tmp_path):

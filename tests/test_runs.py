@@ -208,6 +208,24 @@ def test_results_that_lack_something_are_broken(tmp_path: Path, missing: str) ->
         runs.read_run(folder)
 
 
+@pytest.mark.parametrize("value", ["0.9", {}, [], True, float("nan")])
+@pytest.mark.parametrize(
+    "place", [("last", "test_accuracy"), ("best", "epoch"), ("seconds",), ("parameters",)]
+)
+def test_what_is_no_number_in_the_results_is_named(
+    tmp_path: Path, place: tuple[str, ...], value: object
+) -> None:
+    folder = make(tmp_path / "r")
+    content = json.loads(json.dumps(RESULTS | {"best": RESULTS["last"]}))
+    inner = content[place[0]] if len(place) > 1 else content
+    inner[place[-1]] = value
+    (folder / runs.RESULTS).write_text(json.dumps(content), encoding="utf-8")
+    with pytest.raises(
+        BadInput, match=rf"results\.json: broken: {place[-1]} is .*, and a number belongs there"
+    ):
+        runs.read_run(folder)
+
+
 def test_a_finished_run_without_an_epoch_is_broken(tmp_path: Path) -> None:
     folder = make(tmp_path / "r")
     (folder / runs.METRICS).write_text("", encoding="utf-8")

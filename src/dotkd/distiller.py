@@ -4,7 +4,7 @@ Two things are promised here and kept everywhere below. The task loss and the di
 leave as two values, never as a sum. And nothing that happens in training moves the teacher.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
@@ -15,6 +15,7 @@ from torch.nn import functional
 from dotkd.locate import Where, pair_paths
 from dotkd.methods.base import NO_FEATURES, ONE_IMAGE, Method, Outputs, Setting
 from dotkd.methods.registry import as_method
+from dotkd.ownership import refuse_parallel_wrappers, refuse_sharing
 from dotkd.taps import Taps
 
 
@@ -118,10 +119,10 @@ class Distiller(nn.Module):
         **method_options: Any,
     ) -> None:
         super().__init__()
-        _refuse_parallel_wrappers(student)
-        _refuse_sharing("student", student, teacher)
+        refuse_parallel_wrappers(student)
+        refuse_sharing("student", student, teacher)
         self.method = as_method(method, method_options)
-        _refuse_sharing("method", self.method, teacher)
+        refuse_sharing("method", self.method, teacher)
         self.student = student
         self.teacher = teacher
         self.teacher_dtype = teacher_dtype
@@ -271,7 +272,7 @@ class Distiller(nn.Module):
         paths = self.student_paths, self.teacher_paths
         self.method.prepare(Setting(self.student, self.teacher, *outputs, *paths, labels))
         self.method.to(outputs[0].logits.device, outputs[0].logits.dtype)
-        _refuse_sharing("method", self.method, self.teacher)
+        refuse_sharing("method", self.method, self.teacher)
 
     def trainable_parameters(self) -> list[nn.Parameter]:
         """What the optimizer gets: the student's parameters and the method's learned parts.
@@ -343,40 +344,6 @@ def _outputs(role: str, taps: Taps, images: Tensor) -> Outputs:
     if logits.ndim != 2:
         raise ValueError(f"the {role}'s logits must be [B, C], got shape {list(logits.shape)}")
     return Outputs(logits, features)
-
-
-def _refuse_parallel_wrappers(student: nn.Module) -> None:
-    wrappers = (nn.parallel.DistributedDataParallel, nn.DataParallel)
-    for module in student.modules():
-        if isinstance(module, wrappers):
-            raise ValueError(
-                f"the student is wrapped in {type(module).__name__}, which averages the gradients "
-                "of only the first of two backward passes; pass the plain module and "
-                "DOT(process_group=...)"
-            )
-
-
-def _refuse_sharing(role: str, module: nn.Module, teacher: nn.Module) -> None:
-    if module is teacher:
-        raise ValueError(f"{role} and teacher are the same object; give one a copy.deepcopy of the other")
-    theirs = dict(_members(teacher))
-    for identity, name in _members(module):
-        if identity in theirs:
-            raise ValueError(
-                f"{role} and teacher share memory ({name!r} is the teacher's {theirs[identity]!r}), "
-                "so that training one would move the other; use copy.deepcopy"
-            )
-
-
-def _members(module: nn.Module) -> Iterator[tuple[tuple[str, int], str]]:
-    for name, submodule in module.named_modules():
-        yield ("module", id(submodule)), name
-    for name, parameter in module.named_parameters():
-        # Two parameters over one storage, as load_state_dict(assign=True) leaves them, count too.
-        # Meta, lazy and sharded parameters have no address to compare.
-        plain = type(parameter) is nn.Parameter
-        address = parameter.untyped_storage().data_ptr() if plain else 0
-        yield (("storage", address) if address else ("parameter", id(parameter))), name
 
 
 def _checked(method: Method, losses: Any) -> dict[str, Tensor]:

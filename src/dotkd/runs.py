@@ -209,10 +209,6 @@ def read_run(folder: Path, *, is_teacher: bool = False) -> RunRecord:
     name, seed = recipe.get("name"), run.get("seed") if isinstance(run, dict) else None
     if not isinstance(name, str) or not isinstance(seed, int):
         raise BadInput(f"{folder / RECIPE}: not the recipe of a run: it lacks a name or a seed")
-    for key in ("data", "student", "optimizer", "schedule"):
-        _table(folder / RECIPE, recipe.get(key), *(("name",) if key == "optimizer" else ()))
-    if recipe.get("method") is not None:
-        _table(folder / RECIPE, recipe["method"], "name")
     metrics = [_table(folder / METRICS, line, "epoch") for line in read_lines(folder / METRICS)]
     if not metrics:
         raise BadInput(f"{folder / METRICS}: broken: no epoch is in it")
@@ -222,7 +218,8 @@ def read_run(folder: Path, *, is_teacher: bool = False) -> RunRecord:
     results = _table(path, read_json(path), "last", "best", "seconds", "parameters")
     ends = [results["last"], results["best"]] if results["best"] is not None else [results["last"]]
     for end in ends:
-        _numbers(path, _table(path, end, "epoch", "test_accuracy"), "epoch", "test_accuracy")
+        tested = _table(path, end, "epoch", "test_accuracy")["test_accuracy"] is not None  # trials are not
+        _numbers(path, end, "epoch", *["test_accuracy"] * tested)
     _numbers(path, results, "seconds", "parameters")
     environment = read_json(folder / ENVIRONMENT)
     return RunRecord(folder, name, seed, is_teacher, recipe, text, metrics, results, environment)

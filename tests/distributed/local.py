@@ -4,6 +4,7 @@ import copy
 import io
 import pickle
 from functools import partial
+from itertools import count
 
 import torch
 import torch.distributed as dist
@@ -233,6 +234,23 @@ def local_consolidation_in_every_step_changes_nothing(group):
     opt.consolidate()
     _, expected = run(partial(local, local_buffers=False), group)
     assert_same(opt, expected, tolerance=1e-12)
+
+
+@check(2)
+def local_rate_may_change_between_consolidation_and_step(group):
+    def make(params, **options):
+        opt, steps = local(params, nesterov=True, **options), count(1)
+
+        def before(opt, *_):
+            opt.consolidate()
+            step = next(steps)
+            for row in opt.param_groups:
+                row["lr"] = 0.1 / step
+
+        opt.register_step_pre_hook(before)
+        return opt
+
+    equals_averaging(group, make=make)
 
 
 @check(2)

@@ -20,7 +20,7 @@ def arm(root, name, accuracies, *, optimizer="sgd", method="kd", more="", change
         rows = [
             {
                 "epoch": epoch,
-                "train_task_loss": epoch + accuracy,
+                "train_task_loss": epoch + (accuracy or 0.0),
                 "train_distill_loss": 2.0 if method else None,
             }
             for epoch in (1, 2)
@@ -176,6 +176,13 @@ def test_a_seed_twice_is_refused(tmp_path):
     arm(tmp_path / "a", "KD", {3: 0.9})
     arm(tmp_path / "b", "KD", {3: 0.9})
     with pytest.raises(BadInput, match=r"arm 'KD' has seed 3 twice: .*a/KD-3 and .*b/KD-3; move one"):
+        summary(tmp_path)
+
+
+def test_what_was_never_tested_is_refused(tmp_path):
+    """As the trials of a learning rate, which leave the test images alone."""
+    arm(tmp_path, "KD", {100: None})
+    with pytest.raises(BadInput, match=r"KD-100 was never tested, as trials of a learning rate are not"):
         summary(tmp_path)
 
 

@@ -165,6 +165,7 @@ def analysed(runs, change):
 def test_analyses_are_means_over_seeds(runs):
     def change(content, run):
         content["sharpness"]["task"]["eigenvalues"] = [1.0, 10.0 + run.seed]
+        content["sharpness"]["task"]["rho"] = 0.05
         content["cost"]["latency_seconds"] = 0.002 + 0.001 * run.seed
         return content
 
@@ -181,8 +182,16 @@ def test_analyses_are_means_over_seeds(runs):
     row = rows_of(tables.robustness(found, ()))[0]
     assert float(row["attacked_fgsm_2/255_percent"]) > 40
     assert list(tables.where(found, ("landscape", "quality"))) == [
-        "Measured on 1,000 validation images, after epoch 40."
+        "Measured on 1,000 validation images, after epoch 40, for 3 runs of each arm."
     ]
+    one = {name: of[: 1 + (name == "KD")] for name, of in found.items()}
+    (said,) = tables.where(one, ("quality",))
+    assert said.endswith("after epoch 40, for 1 to 2 runs of each arm.")
+    (said,) = tables.where({"KD": found["KD"][:1]}, ("quality",))
+    assert said.endswith(", for 1 run of each arm: one run has no error, and says little of another one.")
+    assert "ECE of 15 bins of equal width" in to_html(tables.calibration(found, ()))
+    del found["KD"], found["KD + DOT"]  # what is left has one loss, and so one distance
+    assert "within a distance of 0.05 between parameters" in to_html(tables.sharpness(found, ()))
     assert list(tables.where(found, ("interpolation",))) == []
 
 
@@ -192,16 +201,19 @@ def test_what_was_not_measured_on_the_same_images_is_said(runs):
     def change(content, run):
         content["losses_split"] = "train" if run.name == "KD + DOT" else "validation"
         content["measured_on"] = {"sharpness": {"split": content["losses_split"], "images": 256}}
+        return content
 
     found = analysed(runs, change)
     alone = {"KD": found["KD"]}
-    assert list(tables.where(alone, ("landscape", "sharpness"))) == [
-        "Measured on 1,000 validation images (landscape) and 256 validation images (sharpness), after epoch 40."
-    ]
+    (said,) = tables.where(alone, ("landscape", "sharpness"))
+    assert said == (
+        "Measured on 1,000 validation images (landscape) and 256 validation images (sharpness), after epoch "
+        "40, for 3 runs of each arm."
+    )
     said, warning = tables.where(found, ("landscape", "quality"))
     assert said == (
-        "Measured on 1,000 validation images (landscape, quality) and 1,000 training images (landscape), after "
-        "epoch 40."
+        "Measured on 1,000 validation images (landscape, quality) and 1,000 training images (landscape), "
+        "after epoch 40, for 3 runs of each arm."
     )
     assert warning == "Not on the same images in all runs, so that arms may not compare: landscape."
 
@@ -257,8 +269,8 @@ def test_seeds_that_do_not_fit_together_are_named(runs, read, part, value, expec
     assert "KD-2/analysis.json: broken" in str(caught.value)
 
 
-def make_tuning(**arms):
-    return Tuning.model_validate({"rates": (0.01, 0.1), "seeds": (100, 101), "arms": arms})
+def make_tuning(rates=(0.01, 0.1), **arms):
+    return Tuning.model_validate({"rates": rates, "seeds": (100, 101), "arms": arms})
 
 
 def test_tuning_marks_the_chosen_rate():
@@ -277,7 +289,14 @@ def test_tuning_marks_the_chosen_rate():
     assert "2 of 2 diverged" in to_markdown(table)
     assert "**75.00 ± 5.00** (chosen)" in to_markdown(table)
     assert to_html(table).startswith("<details><summary>Learning rates: 2 rates for 3 arms</summary>")
-    assert budget(found).startswith("Budgets were equal: every arm tried the same 2 learning rates")
+    said, ends = budget(found)
+    assert said.startswith("Budgets were equal: every arm tried the same 2 learning rates")
+    assert ends == (
+        "At an end of the rates that were tried, so that a better one may lie past it: KD (0.1), DOT (0.01), "
+        "other (0.01)."
+    )
+    inside = make_tuning((0.01, 0.1, 1.0), KD=found.arms["KD"].model_dump())
+    assert len(list(budget(inside))) == 1
 
 
 def test_unequal_budgets_are_said():
@@ -285,5 +304,5 @@ def test_unequal_budgets_are_said():
         KD={"chosen": 0.1, "validation_accuracy": {"0.01": (0.5, 0.6), "0.1": (0.7, 0.8)}},
         DOT={"chosen": 0.01, "validation_accuracy": {"0.01": (0.5, 0.6)}},
     )
-    assert budget(found) == "Budgets were not equal: DOT did not try all of the 2 rates."
+    assert next(budget(found)) == "Budgets were not equal: DOT did not try all of the 2 rates."
     assert tuning(found).rows[1][2].text == ""

@@ -7,6 +7,7 @@ import json
 import pytest
 import torch
 from torch import nn
+from torch._dynamo.utils import get_static_address_type
 
 from dotkd import Distiller, runs
 from dotkd.errors import BadInput
@@ -15,6 +16,7 @@ from dotkd.networks import load_student
 from dotkd.optim import DOT, MultiMomentumSGD
 from dotkd.optim.deepkd import deepkd_momenta
 from dotkd.recipe import load_recipe
+from dotkd.train import compiled as compiled_step
 from dotkd.train.compiled import Compiled, Example
 from dotkd.train.epoch import compile_step, train_epoch
 from dotkd.train.loop import train
@@ -107,7 +109,10 @@ def follow(objective, optimizer, *, whole, steps=5, atol=0.0, precision="fp32"):
 
 @pytest.mark.parametrize(
     ("method", "whole"),
-    [*((name, False) for name in ("at", "crd")), *((name, True) for name in (*NOT_ONE_GRAPH, *KINDS))],
+    [
+        *((name, False) for name in ("at", "crd", "deepkd", "simkd")),
+        *((name, True) for name in (*NOT_ONE_GRAPH, *KINDS)),
+    ],
 )
 def test_graphs_have_the_bits_of_the_method(method, whole, uncompiled):
     objective = objective_of(method)
@@ -133,6 +138,66 @@ def test_graphs_for_one_gradient_of_the_sum_and_without_a_teacher(whole, uncompi
 def test_graphs_draw_dropout_as_the_network_does(whole, uncompiled):
     student = nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), nn.Dropout(), nn.Linear(32, 10))
     follow(objective_of("kd", student), "dot", whole=whole)
+
+
+def test_the_optimizer_decides_how_often_the_graph_of_parts_is_differentiated(uncompiled, monkeypatch):
+    objective = objective_of("kd")
+    twin, passes, grad = copy.deepcopy(objective), [], torch.autograd.grad
+
+    def counted(losses, *args, **options):
+        passes.append(len(losses))
+        return grad(losses, *args, **options)
+
+    optimizers = [DOT(list(each.parameters()), lr=0.01, task_every=3) for each in (objective, twin)]
+    compiled = Compiled(objective, optimizers[0], example_of(0), precision="fp32", whole=False)
+    monkeypatch.setattr(torch.autograd, "grad", counted)
+    for step in range(5):
+        batch = example_of(step)
+        losses = [compiled.losses(batch, 0.5), twin(batch.images, batch.labels, progress=0.5)]
+        for each, of_step in zip(optimizers, losses, strict=True):
+            differentiate(each, of_step)
+            each.step()
+            each.zero_grad()
+    assert passes == [1, 1, 2, 2, 1, 1, 2]  # each pass: of how many losses
+    for name, value in objective.state_dict().items():
+        torch.testing.assert_close(value, twin.state_dict()[name], rtol=0, atol=0)
+    passes.clear()
+    plain = torch.optim.SGD(objective.parameters(), lr=0.01)
+    differentiate(plain, compiled.losses(example_of(0), 0.5))
+    assert passes == [2]
+
+
+def test_a_teacher_that_is_remembered_is_not_compiled(uncompiled, teacher, monkeypatch):
+    graphs = []
+    monkeypatch.setattr(Compiled, "_teacher_graph", lambda *_: graphs.append("teacher"))
+    session = start(recipe_of(teacher, "parts", "run.teacher_cache=run"), load_student(teacher)[0])
+    compile_step(session)
+    assert not graphs
+    images = session.data.train.batch(torch.arange(64)).images
+    taught = session.objective.teach(images)
+    assert torch.equal(session.compiled.teach(images).logits, taught.logits)
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_what_cuda_graphs_need_to_be_told(whole, uncompiled, monkeypatch):
+    """No CUDA here: only that they are told. What is written to keeps its address, and each step begins."""
+    begun = []
+    monkeypatch.setattr(torch.compiler, "cudagraph_mark_step_begin", lambda: begun.append(True))
+    monkeypatch.setattr(
+        "dotkd.train.compiled._begin_step",
+        lambda _, told=compiled_step._begin_step: told(torch.device("cuda")),
+    )
+    objective = objective_of("kd")
+    compiled = Compiled(
+        objective, optimizer_of("dot", objective), example_of(0), precision="fp32", whole=whole
+    )
+    warmed_up = len(begun)
+    assert warmed_up == 2
+    for step in range(3):
+        compiled.losses(example_of(step), 0.5)
+        assert len(begun) == warmed_up + step + 1
+    moving = [*objective.parameters(), *objective.buffers()]
+    assert all(get_static_address_type(tensor) == "unguarded" for tensor in moving)
 
 
 def test_a_batch_of_another_shape_does_not_fit(uncompiled):

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch._dynamo.utils import counters
 
 from dotkd.recipe import load_recipe
 from dotkd.runs import read_run
@@ -32,3 +33,20 @@ def test_a_run_on_a_gpu_learns_and_resumes(arm, precision, tmp_path):
     assert [line["epoch"] for line in run.metrics] == [1, 2, 3, 4]
     assert run.metrics[-1]["train_distill_loss"] < run.metrics[0]["train_distill_loss"]
     assert run.environment["device"] == torch.cuda.get_device_name()
+
+
+@pytest.mark.parametrize("cache", ["off", "run"])
+@pytest.mark.parametrize(("kind", "task_every"), [("parts", 1), ("parts", 3), ("step", 1)])
+def test_compiled_steps_are_cuda_graphs_and_learn_as_the_usual_ones(kind, task_every, cache, tmp_path):
+    overrides = ["run.device=cuda", "data.augment=flip", "schedule.epochs=2", "student.model=small/cnn8"]
+    overrides += [f"optimizer.task_every={task_every}"]
+    plain = load_recipe("quick/digits-kd-dot", overrides)
+    teacher = provide_teacher(plain, tmp_path / "teacher")
+    train(plain, tmp_path / "none", teacher=teacher)
+    counters.clear()
+    more = [f"run.compile={kind}", f"run.teacher_cache={cache}"]
+    train(load_recipe("quick/digits-kd-dot", [*overrides, *more]), tmp_path / kind, teacher=teacher)
+    assert counters["inductor"]["cudagraph_skips"] == 0
+    one, other = (read_run(tmp_path / name).metrics for name in ("none", kind))
+    for key in ("train_task_loss", "train_distill_loss"):
+        assert [line[key] for line in other] == pytest.approx([line[key] for line in one], rel=0.02)

@@ -213,6 +213,27 @@ def test_judging_moves_nothing(teacher):
     assert judge_epoch(session) == first
 
 
+def test_batch_norm_does_not_see_the_batch_that_is_asked(teacher):
+    session = start(kd("dot", "student.model=small/cnn4"), load_student(teacher)[0])
+    assert any(isinstance(module, torch.nn.BatchNorm2d) for module in session.objective.student.modules())
+    train_epoch(session)
+    session.objective.student.train()
+    buffers = [buffer.clone() for buffer in session.objective.buffers()]
+    asked = judge_epoch(session)
+    assert all(map(torch.equal, buffers, session.objective.buffers()))
+    session.objective.student.eval()
+    assert judge_epoch(session) == asked
+
+
+def test_gradients_are_weighted_as_in_the_epoch_that_ended(teacher):
+    """After the first of three epochs a warm-up over all of them has come to a third."""
+    ratios = []
+    for warmup in (0.0, 1.0):
+        session = start(kd("dot", f"method.warmup={warmup}"), load_student(teacher)[0])
+        ratios.append(judge_epoch(session).numbers["gradient_norm_ratio"])
+    assert ratios[1] == pytest.approx(3 * ratios[0], rel=1e-4)
+
+
 def test_the_task_loss_is_that_of_the_noisy_labels(tmp_path):
     recipe = load_recipe("quick/digits-plain", ["schedule.epochs=1", "optimizer.lr=0.0"])
     train(recipe, tmp_path / "run")

@@ -291,6 +291,15 @@ def test_arms_and_seeds_of_a_comparison_share_a_folder_and_a_plain_arm_may_name_
     assert len(list((tmp_path / "cache").iterdir())) == 1
 
 
+def test_a_second_arm_of_a_seed_finds_every_view_and_another_seed_does_not(teacher, tmp_path):
+    words = [*SMALL, "schedule.epochs=1", "data.augment=crop-flip:2", f"teacher.checkpoint={teacher}"]
+    words.append(f"run.teacher_cache={tmp_path / 'cache'}")
+    for arm, seed, found in (("kd", 0, 0.0), ("kd-dot", 0, 512 / 517), ("kd", 1, None)):
+        run = tmp_path / f"{arm}-{seed}"
+        train(load_recipe(f"quick/digits-{arm}", [*words, f"run.seed={seed}"]), run)
+        assert rates(run) == [found] if found is not None else 0 < rates(run)[0] < 0.1
+
+
 # ---------------------------------------------------------------- the recipe
 
 

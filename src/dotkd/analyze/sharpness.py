@@ -41,6 +41,7 @@ def sharpness(session: Session, data: Images) -> dict[str, Any]:
             "trace": trace.trace,
             "trace_error": trace.standard_error,
             "epsilon_sharpness": sam_sharpness(loss, params, rho=_RHO),
+            "rho": _RHO,
             "spectrum": _spectrum(loss, params, kind),
         }
     return found

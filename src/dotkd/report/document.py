@@ -200,7 +200,7 @@ def _sections(numbers: _Numbers, figures: dict[str, Chart]) -> Iterator[Section]
         yield section("quality", "Predictions", tuple(analysis.where(found, ("quality",))), *quality)
     yield section("cost", "Cost", (), analysis.cost(found, summary, series))
     if extras.tuning:
-        yield section("tuning", "Tuning", (findings.budget(extras.tuning),), tuning_table(extras.tuning))
+        yield section("tuning", "Tuning", tuple(findings.budget(extras.tuning)), tuning_table(extras.tuning))
 
 
 def _tradeoff(numbers: _Numbers) -> tuple[list[str], Table | None, Table | None]:

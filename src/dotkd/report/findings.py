@@ -160,15 +160,26 @@ def between(found: Sequence[Lines]) -> Iterator[str]:
             )
 
 
-def budget(tuning: Tuning) -> str:
-    """Say whether all arms tried the same learning rates as often.
+def budget(tuning: Tuning) -> Iterator[str]:
+    """Say whether all arms tried the same learning rates as often, and whether these reached far enough.
 
     Args:
         tuning: what was tried.
 
-    Returns:
-        A sentence.
+    Yields:
+        Sentences.
     """
+    yield _equal(tuning)
+    ends = (min(tuning.rates), max(tuning.rates))
+    at_end = [f"{name} ({arm.chosen:g})" for name, arm in tuning.arms.items() if arm.chosen in ends]
+    if at_end and len(tuning.rates) > 1:
+        yield (
+            "At an end of the rates that were tried, so that a better one may lie past it: "
+            f"{', '.join(at_end)}."
+        )
+
+
+def _equal(tuning: Tuning) -> str:
     unequal = [
         name for name, arm in tuning.arms.items() if any(arm.at(rate) is None for rate in tuning.rates)
     ]

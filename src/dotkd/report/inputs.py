@@ -124,12 +124,13 @@ class Spectrum(_Form):
 
 
 class Sharpness(_Form):
-    """Curvature of a loss at the student."""
+    """Curvature of a loss at the student; ``epsilon_sharpness`` is its rise within a distance of ``rho``."""
 
     eigenvalues: tuple[Number, ...] = ()
     trace: Number = None
     trace_error: Number = None
     epsilon_sharpness: Number = None
+    rho: Number = None
     spectrum: Spectrum | None = None
 
 

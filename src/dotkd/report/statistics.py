@@ -175,10 +175,14 @@ def by_arm(runs: Sequence[RunRecord]) -> dict[str, list[RunRecord]]:
         Name of an arm -> its runs.
 
     Raises:
-        BadInput: if an arm has a seed twice, for then no pairing by seed is right.
+        BadInput: if an arm has a seed twice, for then no pairing by seed is right, or a run was not tested.
     """
     groups: dict[str, list[RunRecord]] = {}
     for run in sorted((run for run in runs if not run.is_teacher), key=lambda run: run.seed):
+        if last_test(run) is None:
+            raise BadInput(
+                f"{run.path} was never tested, as trials of a learning rate are not: no report is made"
+            )
         members = groups.setdefault(run.name, [])
         if members and members[-1].seed == run.seed:
             where = f"{members[-1].path} and {run.path}"

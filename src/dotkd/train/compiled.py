@@ -3,9 +3,10 @@
 Graphs are traced in plain operators from the run's own networks, taps and all, before the first epoch:
 
 ``parts``: the teacher's forward pass, and the student's, whose backward pass torch derives; method and
-losses stay as they are. ``step``: the teacher's, and in one graph the student's forward pass, the losses, and
-a backward pass for each gradient that the optimizer keeps apart. Augmentation, clipping and the optimizer's
-update stay outside of both. A graph is made for one shape: a smaller last batch goes the usual way.
+losses stay as they are, and the optimizer decides how many backward passes there are. ``step``: the
+teacher's, and in one graph the student's forward pass, the losses, and a backward pass for each gradient that
+the optimizer keeps apart. Augmentation, clipping and the optimizer's update stay outside of both, and so does
+a teacher that is remembered. A graph is made for one shape: a smaller last batch goes the usual way.
 """
 
 import copy
@@ -20,16 +21,16 @@ from torch._functorch import config as functorch
 from torch.func import functional_call
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from dotkd.distiller import Distiller, Losses, StreamLosses
+from dotkd.distiller import Distiller, Losses
 from dotkd.errors import BadInput
 from dotkd.methods.base import Outputs
 from dotkd.optim import DOT, MultiMomentumSGD
 from dotkd.taps import Taps
+from dotkd.train.carried import Grads, Reach, differentiable, on_demand, values_of, with_gradients
 from dotkd.train.evaluate import autocast
 from dotkd.train.objective import TaskLosses, TaskOnly
 
 Objective = Distiller | TaskOnly
-Grads = list[Tensor | None]
 _MOMENTS = (0.0, 0.37, 1.0)  # of a run: what a method does must be one graph at all of them
 
 
@@ -56,6 +57,7 @@ class Compiled:
         example: A batch of the shapes to compile for; its values do not matter.
         precision: ``run.precision``.
         whole: ``step``; else ``parts``.
+        ask_teacher: Whether the teacher is asked here, and so compiled. False: the outputs are always given.
 
     Attributes:
         seconds: What tracing and compiling took.
@@ -72,6 +74,7 @@ class Compiled:
         *,
         precision: str,
         whole: bool,
+        ask_teacher: bool = True,
     ) -> None:
         begun = time.perf_counter()
         self._objective, self._precision, self._whole = objective, precision, whole
@@ -80,10 +83,11 @@ class Compiled:
         self._params = {name: p for name, p in objective.named_parameters() if p.requires_grad}
         frozen = {name: p for name, p in objective.named_parameters() if not p.requires_grad}
         self._rest = {**frozen, **dict(objective.named_buffers())}
+        _stay_in_place([*self._params.values(), *self._rest.values()])
         device = example.images.device
         with _in_one_line(), torch.random.fork_rng([device] if device.type == "cuda" else []):
-            self._teacher = self._teacher_graph(example.images)
-            known = self.teach(example.images)
+            self._teacher = self._teacher_graph(example.images) if ask_teacher else None
+            known = _copied(self.teach(example.images))
             self._student = self._step_graph(example, known) if whole else self._student_graph(example)
             self._reach = {} if whole else self._find_reach(example, known)
             self._warm_up(example, known)
@@ -95,13 +99,16 @@ class Compiled:
 
     def teach(self, images: Tensor) -> Outputs | None:
         """What the teacher says, as :meth:`dotkd.Distiller.teach` has it; None without one."""
-        if self._teacher is None:
-            return None
-        with torch.no_grad():
-            return Outputs(*self._teacher(images))
+        if self._teacher is not None:
+            with torch.no_grad():
+                return Outputs(*self._teacher(images))
+        if isinstance(self._objective, Distiller):
+            with autocast(images.device, self._precision):
+                return self._objective.teach(images)
+        return None
 
     def losses(self, batch: Example, progress: float, known: Outputs | None = None) -> Losses | TaskLosses:
-        """Compute the losses, each with a graph through which it brings its gradients once.
+        """Compute the losses, each with a graph through which it brings its gradients.
 
         Args:
             batch: Of the shapes that were compiled.
@@ -109,17 +116,17 @@ class Compiled:
             known: What the teacher says, where that is known.
 
         Returns:
-            What the objective returns. Where one gradient of the sum is wanted, ``task`` brings all of it.
+            What the objective returns. In a whole step each loss brings its gradients once, and ``task``
+            brings all of it where one gradient of the sum is wanted.
         """
+        _begin_step(batch.images.device)
         known = self.teach(batch.images) if known is None else known
         params, rest = list(self._params.values()), list(self._rest.values())
         if self._whole:
             values, grads = self._step(params, rest, batch, known, progress)
-        else:
-            student = Outputs(*self._student(params, rest, batch.images))
-            losses = self._compare(student, batch, known, progress)
-            values, grads = _values(losses), self._differentiate(losses, params)
-        return _carrying(values, grads, params)
+            return with_gradients(values, grads, params)
+        student = Outputs(*self._student(params, rest, batch.images))
+        return on_demand(self._compare(student, batch, known, progress), self._reach, params)
 
     # ---------------------------------------------------------------- a call
 
@@ -146,38 +153,43 @@ class Compiled:
             return objective.compare(student, known, batch.labels, index=batch.numbers, progress=progress)
         return objective.compare(student.logits, batch.labels)
 
-    def _differentiate(self, losses: Losses | TaskLosses, params: Sequence[Tensor]) -> dict[str, Grads]:
-        """Differentiate each loss where it reaches: a derived backward pass has zeros for the rest."""
-        named = {name: loss for name, loss in self._apart(losses).items() if loss.requires_grad}
-        found: dict[str, Grads] = {}
-        for number, (name, loss) in enumerate(named.items(), start=1):
-            wanted = [param for param, reached in zip(params, self._reach[name], strict=True) if reached]
-            grads = iter(torch.autograd.grad(loss, wanted, retain_graph=number < len(named)))
-            found[name] = [next(grads) if reached else None for reached in self._reach[name]]
-        return found
-
-    def _find_reach(self, example: Example, known: Outputs | None) -> dict[str, list[bool]]:
+    def _find_reach(self, example: Example, known: Outputs | None) -> dict[str, Reach]:
         """Ask a copy, in the usual way, which loss reaches which parameter."""
         twin = copy.deepcopy(self._objective)
         with autocast(example.images.device, self._precision):
             losses = _forward(twin, example, known, 1.0)
         params = [param for param in twin.parameters() if param.requires_grad]
-        found = {name: _gradients(loss, params) for name, loss in self._apart(losses).items()}
+        found = {name: _gradients(loss, params) for name, loss in differentiable(losses).items()}
         return {name: [grad is not None for grad in grads] for name, grads in found.items()}
 
     def _warm_up(self, example: Example, known: Outputs | None) -> None:
-        """Run the graphs on copies of all that moves: now they are compiled."""
-        params = [param.detach().clone().requires_grad_() for param in self._params.values()]
-        rest = [tensor.detach().clone() for tensor in self._rest.values()]
-        for _ in range(2):  # CUDA graphs are recorded by the second call
-            if self._whole:
-                self._step(params, rest, example, known, 1.0)
-                continue
+        """Run the graphs, so that they are compiled, and put back what they move: the buffers."""
+        params, rest = list(self._params.values()), list(self._rest.values())
+        before = [tensor.detach().clone() for tensor in rest]
+        try:
+            for _ in range(2):  # CUDA graphs are recorded by the second call
+                self._run_once(params, rest, example, known)
+        finally:
+            with torch.no_grad():
+                for tensor, old in zip(rest, before, strict=True):
+                    tensor.copy_(old)
+
+    def _run_once(
+        self, params: Sequence[Tensor], rest: Sequence[Tensor], example: Example, known: Outputs | None
+    ) -> None:
+        _begin_step(example.images.device)
+        known = known if self._teacher is None else self.teach(example.images)
+        if self._whole:
+            self._step(params, rest, example, known, 1.0)
+            return
+        # Two passes may go through one graph, so it must not give its buffers away in the first.
+        with functorch.patch(donated_buffer=False):
             logits, features = self._student(params, rest, example.images)
             total = torch.stack([output.float().sum() for output in (logits, *features.values())]).sum()
-            # Two passes through one graph, so it may not give its buffers away in the first.
-            with functorch.patch(donated_buffer=False):
-                torch.autograd.grad(total, params, retain_graph=True, allow_unused=True)
+            # The first gradients stay while the second come, as in a step: else theirs is the same memory.
+            first = torch.autograd.grad(total, params, retain_graph=True, allow_unused=True)
+            torch.autograd.grad(total, params, allow_unused=True)
+            del first
 
     # ---------------------------------------------------------------- graphs
 
@@ -206,9 +218,7 @@ class Compiled:
                 return functional_call(tapped, mine, (images,))
 
         params, rest = list(self._params.values()), list(self._rest.values())
-        graph = _traced(student, params, rest, example.images)
-        with functorch.patch(donated_buffer=False):
-            return _compiled(graph, example.images.device)
+        return _compiled(_traced(student, params, rest, example.images), example.images.device)
 
     def _step_graph(self, example: Example, known: Outputs | None) -> Any:
         method = getattr(self._objective, "method", None)
@@ -250,7 +260,7 @@ class Compiled:
                     {"index": batch[2], "progress": progress, "teacher_outputs": outputs},
                 )
             grads = {name: _gradients(loss, leaves) for name, loss in self._apart(losses).items()}
-            values = {name: value.detach() for name, value in _values(losses).items()}
+            values = {name: value.detach() for name, value in values_of(losses).items()}
             return values, {name: some for name, some in grads.items() if some.count(None) < len(some)}
 
         return step
@@ -267,52 +277,11 @@ class _Tapped(nn.Module):
         return logits, features
 
 
-class _Given(torch.autograd.Function):
-    """A loss whose gradients are known: its backward pass hands them out."""
-
-    @staticmethod
-    def forward(ctx: Any, loss: Tensor, grads: Grads, *_params: Tensor) -> Tensor:
-        ctx.grads = grads
-        return loss.detach().clone()
-
-    @staticmethod
-    def backward(ctx: Any, *_: Any) -> Any:
-        return None, None, *ctx.grads
-
-
-def _carrying(
-    values: Mapping[str, Tensor], grads: Mapping[str, Grads], params: Sequence[Tensor]
-) -> Losses | TaskLosses:
-    """Put losses together again, those with gradients as what brings them."""
-    plain = {name: value.detach() for name, value in values.items()}
-    live = {
-        name: _Given.apply(plain[name], some, *params)  # type: ignore[no-untyped-call]
-        for name, some in grads.items()
-    }
-    task, logits, raw = live.get("task", plain["task"]), plain["logits"], plain["raw_task"]
-    if "distill" not in plain:
-        return TaskLosses(task, None, logits, raw, None)
-    parts = (task, live.get("distill", plain["distill"]), logits, raw, plain["raw_distill"])
-    streams = {name.partition(".")[2]: live.get(name, plain[name]) for name in plain if "streams." in name}
-    if not streams:
-        return Losses(*parts)
-    several = StreamLosses(*parts)
-    several.streams = streams
-    return several
-
-
-def _values(losses: Losses | TaskLosses) -> dict[str, Tensor]:
-    """The numbers of losses by name."""
-    streams = losses.streams if isinstance(losses, StreamLosses) else {}
-    named = {**losses._asdict(), **{f"streams.{name}": loss for name, loss in streams.items()}}
-    return {name: value for name, value in named.items() if value is not None}
-
-
 def _kept_apart(optimizer: torch.optim.Optimizer) -> Any:
     """Return what lists the losses that an optimizer differentiates, as ``differentiate`` does."""
 
     def apart(losses: Losses | TaskLosses) -> dict[str, Tensor]:
-        values = _values(losses)
+        values = values_of(losses)
         if isinstance(optimizer, DOT):
             return {name: values[name] for name in ("task", "distill") if name in values}
         if isinstance(optimizer, MultiMomentumSGD):
@@ -338,6 +307,29 @@ def _forward(objective: Objective, batch: Example, known: Outputs | None, progre
 
 def _plain(known: Outputs | None) -> tuple[Tensor, dict[str, Tensor]] | None:
     return None if known is None else (known.logits, known.features)
+
+
+def _copied(known: Outputs | None) -> Outputs | None:
+    """Copy outputs out of the memory of a CUDA graph, whose next run writes over it."""
+    if known is None:
+        return None
+    return Outputs(known.logits.clone(), {name: each.clone() for name, each in known.features.items()})
+
+
+def _begin_step(device: torch.device) -> None:
+    """Let CUDA graphs write over what those of the step before returned, and over nothing of this step.
+
+    Without being told, they take each call of another graph for a new step: the student's would free what the
+    teacher's has returned.
+    """
+    if device.type == "cuda":
+        torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
+
+
+def _stay_in_place(tensors: Sequence[Tensor]) -> None:
+    """Promise that tensors keep their addresses: CUDA graphs then neither copy nor refuse to change them."""
+    for tensor in tensors:
+        torch._dynamo.mark_static_address(tensor)
 
 
 @contextmanager

@@ -94,6 +94,7 @@ def compile_step(session: Session) -> float | None:
         Example(*mixed, batch.index),
         precision=recipe.run.precision,
         whole=recipe.run.compile == "step",
+        ask_teacher=session.teacher_cache is None,
     )
     return session.compiled.seconds
 

@@ -51,7 +51,15 @@ def where(found: Found, parts: Sequence[str]) -> Iterator[str]:
     alike = len(on) == 1
     said = " and ".join(text if alike else f"{text} ({', '.join(whose)})" for text, whose in on.items())
     epochs = " / ".join(map(str, sorted({one.epoch for one in analyses if one.epoch is not None})))
-    yield f"Measured on {said}" + (f", after epoch {epochs}." if epochs else ".")
+    having = [
+        sum(any(getattr(run.analysis, part) for part in parts) for run in runs) for runs in found.values()
+    ]
+    low, high = min(filter(None, having)), max(having)
+    runs_of = f"{low} to {high} runs" if low < high else f"{low} run{'s' * (low > 1)}"
+    yield (
+        f"Measured on {said}{f', after epoch {epochs}' * bool(epochs)}, for {runs_of} of each arm"
+        f"{': one run has no error, and says little of another one' * (high == 1)}."
+    )
     if unlike := [part for part in parts if sum(part in whose for whose in on.values()) > 1]:
         yield f"Not on the same images in all runs, so that arms may not compare: {', '.join(unlike)}."
 
@@ -93,10 +101,20 @@ def sharpness(found: Found, series: Sequence[Series]) -> Table | None:
             )
     caption = (
         "Hessian of the raw losses at the end of training: its largest eigenvalue and its trace, each of "
-        "which is an estimate with its own error; and the rise of the loss within a small "
-        f"distance. {_MEANS}"
+        "which is an estimate with its own error; and the rise of the loss within "
+        f"{_distance(found)}. {_MEANS}"
     )
     return trimmed(Table("sharpness", "Sharpness", caption, tuple(columns), by_arm(rows, series)))
+
+
+def _distance(found: Found) -> str:
+    """Say how far the parameters are moved against the loss."""
+    parts = [
+        part for runs in found.values() for run in runs for part in (run.analysis.sharpness or {}).values()
+    ]
+    sizes = {part.rho for part in parts}
+    (size,) = sizes if len(sizes) == 1 else (None,)
+    return "a small distance" if size is None else f"a distance of {size:g} between parameters (Euclidean)"
 
 
 def _eigenvalue(loss: str) -> Read:
@@ -122,7 +140,14 @@ def calibration(found: Found, series: Sequence[Series]) -> Table | None:
     rows = {
         name: tuple(number_cell(over(runs, read)) for read in reads.values()) for name, runs in found.items()
     }
-    caption = f"Lower is better. {_MEANS}"
+    bins = {
+        len(run.quality.reliability.count)
+        for runs in found.values()
+        for run in runs
+        if run.quality.reliability
+    }
+    sized = f"ECE of {bins.pop()} bins of equal width. " if len(bins) == 1 else ""
+    caption = f"Lower is better. {sized}{_MEANS}"
     return trimmed(Table("calibration", "Calibration", caption, (ARM, *reads), by_arm(rows, series)))
 
 
@@ -227,7 +252,8 @@ def worst(found: Found, series: Sequence[Series]) -> Table | None:
     )
     caption = (
         "Classes that most seeds have among their worst, with their accuracy there; where several are as "
-        f"frequent, the lower accuracy comes first. {_MEANS}"
+        "frequent, the lower accuracy comes first, and of equal ones those that the data set numbers first: "
+        f"there may be more. {_MEANS}"
     )
     return trimmed(Table("worst_classes", "Worst classes", caption, columns, by_arm(rows, series)))
 
@@ -259,7 +285,8 @@ def cost(found: Found, summary: Summary, series: Sequence[Series]) -> Table | No
     )
     caption = (
         "Of the student as it is deployed; a multiply-add counts as two FLOPs. Training is the time of "
-        "learning, without teachers and tests; a dash is what no device could tell."
+        "learning, without teachers and tests. Times are of what else the machine did then, too: alike "
+        "networks show how much. A dash is what no device could tell."
     )
     return trimmed(Table("cost", "Cost", caption, columns, by_arm(rows, series)))
 

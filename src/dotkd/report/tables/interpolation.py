@@ -33,7 +33,7 @@ def interpolation(found: Sequence[Lines], labels: Mapping[str, str]) -> Table | 
         Column("Lines", ("lines",)),
         number_column("Task loss: barrier", "task_barrier"),
         number_column("Distillation loss: barrier", "distill_barrier"),
-        percent_column("Accuracy: barrier", "accuracy_barrier"),
+        Column("Accuracy: barrier (points)", percent_column("", "accuracy_barrier").fields),
     )
     groups = []
     for start, whose in dict.fromkeys((line.start, line.whose) for line in found):
