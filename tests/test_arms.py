@@ -153,3 +153,13 @@ def test_the_command_line_takes_both(tmp_path, capsys, monkeypatch):
     assert not ended.value.code, capsys.readouterr().err
     assert json.loads((tmp_path / "out" / TUNING).read_text())["rates"] == [0.02, 0.05]
     assert "KD + DOT, delta 0.05" in capsys.readouterr().out
+
+
+def test_what_cannot_be_tuned_is_said_before_a_teacher_is_trained(tmp_path):
+    tuning = Tuning((0.05, 0.1))
+    recipe = load_recipe("quick/digits-kd", [*SHORT, "data.validation=0"])
+    with pytest.raises(BadInput, match=r"chosen on data\.validation images, and there are none"):
+        compare([recipe], 1, tmp_path / "out", tuning=tuning)
+    with pytest.raises(BadInput, match=r"both say what the learning rate is"):
+        compare(arms("kd"), 1, tmp_path / "out", tuning=tuning, sweep=parse_sweep("optimizer.lr=0.1,0.2"))
+    assert not (tmp_path / "out").exists()

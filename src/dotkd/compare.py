@@ -5,14 +5,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dotkd.arms import Sweep, SweptArm, check_arms, refuse_strangers, swept, unswept, with_seed
-from dotkd.errors import RunFailed
+from dotkd.errors import BadInput, RunFailed
 from dotkd.jobs import Job, provide_teachers, run_jobs
 from dotkd.recipe import Recipe
 from dotkd.report import read_extras, summarize, write_report
 from dotkd.runs import RESULTS, SWEEP, find_runs, write_json
 from dotkd.train.epoch import OnStep
 from dotkd.train.loop import OnEpoch, check_folder
-from dotkd.tune import Tuning, tune
+from dotkd.tune import Tuning, check_tunable, tune
 
 DEMO = ("quick/digits-plain", "quick/digits-kd", "quick/digits-kd-dot", "quick/digits-kd-control")
 
@@ -87,6 +87,10 @@ def compare(
         (r.name, seed): folder / arm / f"seed-{seed}" for arm, r in arms.items() for seed in range(seeds)
     }
     refuse_strangers(folder, places)
+    if tuning is not None:
+        check_tunable(arms.values())
+        if sweep is not None and "optimizer.lr" in sweep.keys:
+            raise BadInput("--sweep optimizer.lr and --tune-lr both say what the learning rate is: take one")
     teachers = provide_teachers(arms, folder, on_teacher=on_teacher, on_epoch=on_epoch, on_step=on_step)
     if tuning is not None:
         arms = tune(arms, tuning, folder, teachers, jobs=jobs, on_run=on_run, on_step=on_step)

@@ -23,7 +23,7 @@ from dotkd.recipe import Recipe
 from dotkd.runs import is_finished
 from dotkd.train.epoch import OnStep
 from dotkd.train.loop import OnEpoch, check_folder, train
-from dotkd.train.teacher import provide_teacher
+from dotkd.train.teacher import epochs_of_teacher, provide_teacher
 
 Teachers = Mapping[str, Path | Exception | None]
 
@@ -78,7 +78,7 @@ def provide_teachers(
             continue
         if home not in found:
             if not is_finished(home):
-                on_teacher(recipe.name)
+                on_teacher(f"{recipe.name} ({epochs_of_teacher(recipe)} epochs)")
             try:
                 found[home] = provide_teacher(recipe, home, on_epoch=on_epoch, on_step=on_step)
             except Exception as error:  # the arms with other teachers go on

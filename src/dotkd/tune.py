@@ -5,7 +5,7 @@ seeds, which are none of those that are compared later, and no choice looks at a
 """
 
 import statistics
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -68,6 +68,22 @@ def _named(rate: float) -> str:
     return f"lr-{slug(f'{rate:g}')}"
 
 
+def check_tunable(arms: Iterable[Recipe]) -> None:
+    """Refuse arms whose learning rates cannot be chosen, before anything is trained.
+
+    Args:
+        arms: The recipes.
+
+    Raises:
+        BadInput: An arm has no validation images.
+    """
+    for recipe in arms:
+        if not recipe.data.validation:
+            raise BadInput(
+                f"{recipe.name}: learning rates are chosen on data.validation images, and there are none"
+            )
+
+
 def tune(
     arms: Mapping[str, Recipe],
     tuning: Tuning,
@@ -85,7 +101,7 @@ def tune(
     ``folder/tuning.json``.
 
     Args:
-        arms: Folder name -> recipe.
+        arms: Folder name -> recipe, each of which passes :func:`check_tunable`.
         tuning: What each arm tries.
         folder: The folder of the comparison.
         teachers: Of the arms, from :func:`~dotkd.jobs.provide_teachers`.
@@ -97,14 +113,8 @@ def tune(
         The recipes, each with its rate.
 
     Raises:
-        BadInput: An arm has no validation images.
         RunFailed: An arm diverges at every rate.
     """
-    for recipe in arms.values():
-        if not recipe.data.validation:
-            raise BadInput(
-                f"{recipe.name}: learning rates are chosen on data.validation images, and there are none"
-            )
     trials = {
         (arm, rate, seed): folder / TRIALS / arm / _named(rate) / f"seed-{seed}"
         for arm in arms
