@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from measuring import arguments, write
 from step_cost import has_bf16
-from trainers import KD, Ours, Setting, published
+from trainers import KD, Ours, Setting, add_pair, pair_of, published
 
 Epoch = Callable[[], None]
 
@@ -73,9 +73,7 @@ def options_of(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = arguments(__doc__)
     parser.add_argument("--only", nargs="+", choices=TRAINERS, default=list(TRAINERS), help="these alone")
     parser.add_argument("--run", choices=TRAINERS, help=argparse.SUPPRESS)
-    parser.add_argument("--teacher", default=Setting.teacher, help="another network")
-    parser.add_argument("--student", default=Setting.student, help="another network")
-    parser.add_argument("--batch", type=int, default=Setting.batch, help="images in a step")
+    add_pair(parser)
     return parser.parse_args(argv)
 
 
@@ -83,7 +81,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Measure, print a table, and write it as JSON where asked."""
     options = options_of(argv)
     torch.set_num_threads(1)
-    setting = Setting(options.teacher, options.student, options.batch, options.batch)
+    setting = pair_of(options)
     if options.run:
         print(json.dumps(peak(options.run, setting)))
         return 0

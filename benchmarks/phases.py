@@ -21,7 +21,7 @@ import torch
 from measuring import arguments, take_turns, write
 from published import PublishedTrainer
 from stopwatch import Stopwatch
-from trainers import Ours, Setting, Trainer, published
+from trainers import Ours, Setting, Trainer, add_pair, pair_of, published
 
 from dotkd.data import ImageData
 
@@ -101,9 +101,7 @@ def measure(setting: Setting, rounds: int) -> dict[str, dict[str, float]]:
 def options_of(argv: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line."""
     parser = arguments(__doc__)
-    parser.add_argument("--teacher", default=Setting.teacher, help="another network")
-    parser.add_argument("--student", default=Setting.student, help="another network")
-    parser.add_argument("--batch", type=int, default=Setting.batch, help="images in a step")
+    add_pair(parser)
     return parser.parse_args(argv)
 
 
@@ -111,7 +109,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Measure, print a table, and write it as JSON where asked."""
     options = options_of(argv)
     torch.set_num_threads(1)
-    setting = Setting(options.teacher, options.student, options.batch, options.batch)
+    setting = pair_of(options)
     rounds = 3 if options.quick else 7
     results = measure(setting, rounds)
     totals = {name: sum(phases.values()) for name, phases in results.items()}

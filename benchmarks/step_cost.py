@@ -28,7 +28,7 @@ from typing import Any
 
 import torch
 from measuring import arguments, medians, take_turns, write
-from trainers import DOT, KD, Ours, Setting, Trainer, published
+from trainers import DOT, KD, Ours, Setting, Trainer, add_pair, pair_of, published
 
 CYCLE = 4
 # The figures wanted, and those aimed at.
@@ -97,9 +97,7 @@ def options_of(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--wall", action="store_true", help="wall-clock time instead of CPU time")
     parser.add_argument("--compile", action="store_true", help="the compiled step, too")
     parser.add_argument("--cycles", type=int, help=f"of {CYCLE} rounds (1 with --quick, else 4)")
-    parser.add_argument("--teacher", default=Setting.teacher, help="another network")
-    parser.add_argument("--student", default=Setting.student, help="another network")
-    parser.add_argument("--batch", type=int, default=Setting.batch, help="images in a step")
+    add_pair(parser)
     return parser.parse_args(argv)
 
 
@@ -107,7 +105,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Measure, print a table, and write it as JSON where asked."""
     options = options_of(argv)
     torch.set_num_threads(options.threads)
-    setting = Setting(options.teacher, options.student, options.batch, options.batch)
+    setting = pair_of(options)
     clock = time.perf_counter if options.wall else time.process_time
     rounds = CYCLE * (options.cycles or (1 if options.quick else 4))
     made = trainers(setting, quick=options.quick, compiled=options.compile)

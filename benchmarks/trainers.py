@@ -4,6 +4,7 @@
 a data set are not read. :func:`published` is the trainer of :mod:`published`.
 """
 
+import argparse
 import copy
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -114,6 +115,18 @@ class Setting:
             "run": {"device": "cpu", **run},
         }
         return make_recipe(tables, "benchmark")
+
+
+def add_pair(parser: argparse.ArgumentParser) -> None:
+    """Let the command line name other networks and another batch."""
+    parser.add_argument("--teacher", default=Setting.teacher, help="another network")
+    parser.add_argument("--student", default=Setting.student, help="another network")
+    parser.add_argument("--batch", type=int, default=Setting.batch, help="images in a step")
+
+
+def pair_of(options: argparse.Namespace) -> Setting:
+    """Return what :func:`add_pair` let be named, an epoch being one step."""
+    return Setting(options.teacher, options.student, options.batch, options.batch)
 
 
 @contextmanager

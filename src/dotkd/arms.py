@@ -101,7 +101,7 @@ def swept(recipes: Sequence[Recipe], sweep: Sweep) -> tuple[list[Recipe], list[S
     for recipe in recipes:
         raw = recipe.model_dump(exclude_none=True)
         places = [key.split(".") for key in sweep.keys]
-        if _values(recipe, sweep) is None:
+        if _values(raw, sweep) is None:
             arms.append(recipe)
             continue
         for values in sweep.values:
@@ -128,13 +128,12 @@ def unswept(recipes: Sequence[Recipe], sweep: Sweep) -> dict[str, tuple[Any, ...
     Returns:
         Name of a recipe that has the keys -> their values.
     """
-    values = {recipe.name: _values(recipe, sweep) for recipe in recipes}
+    values = {recipe.name: _values(recipe.model_dump(exclude_none=True), sweep) for recipe in recipes}
     return {name: found for name, found in values.items() if found is not None}
 
 
-def _values(recipe: Recipe, sweep: Sweep) -> tuple[Any, ...] | None:
-    """The values of the keys, None where a recipe lacks one of them."""
-    raw = recipe.model_dump(exclude_none=True)
+def _values(raw: dict[str, Any], sweep: Sweep) -> tuple[Any, ...] | None:
+    """The values of the keys in the tables of a recipe, None where one is lacking."""
     places = [key.split(".") for key in sweep.keys]
     if not all(inner in raw.get(table, {}) for table, inner in places):
         return None

@@ -62,7 +62,7 @@ def provide_teachers(
     Args:
         arms: Key of an arm -> recipe.
         folder: Of the comparison; teachers go to ``folder/teachers``.
-        on_teacher: Called before the teacher of an arm is trained, with the arm's name.
+        on_teacher: Called before the teacher of an arm is trained, with the arm's name and its epochs.
         on_epoch: As for :func:`~dotkd.train.loop.train`.
         on_step: Likewise.
 
