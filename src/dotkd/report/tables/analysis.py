@@ -7,6 +7,7 @@ from dotkd.report.measured import Measured, corruptions, over, strengths, titled
 from dotkd.report.statistics import Summary, estimate
 from dotkd.report.sweep import Series
 from dotkd.report.tables.table import (
+    ARM,
     EMPTY,
     Cell,
     Column,
@@ -23,7 +24,6 @@ from dotkd.report.text import large, percent, seconds
 Found = Mapping[str, Sequence[Measured]]
 Read = Callable[[Measured], float | None]
 
-ARM = Column("Arm", ("arm",))
 LOSSES = {"task": "Task loss", "distill": "Distillation loss"}
 WORST = 5
 _MEANS = "Means over seeds ± standard error."

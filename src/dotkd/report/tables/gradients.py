@@ -9,6 +9,7 @@ from dotkd.report.layers import MEASURES, Layers
 from dotkd.report.statistics import at_end, estimate, over_seeds
 from dotkd.report.sweep import Series
 from dotkd.report.tables.table import (
+    ARM,
     EMPTY,
     Cell,
     Column,
@@ -23,7 +24,6 @@ from dotkd.report.tables.table import (
 )
 from dotkd.runs import RunRecord
 
-ARM = Column("Arm", ("arm",))
 _SHARE = "gradient_sign_disagreement"
 COLUMNS = {
     "gradient_cosine": "Cosine between the gradients",

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dotkd.report.statistics import Arm, Difference, Summary, best_test, difference
 from dotkd.report.sweep import Series
 from dotkd.report.tables.table import (
+    ARM,
     EMPTY,
     Cell,
     Column,
@@ -51,7 +52,7 @@ def results(summary: Summary, series: Sequence[Series]) -> Table | None:
 
 def _columns(summary: Summary) -> tuple[Column, ...]:
     return (
-        Column("Arm", ("arm",)),
+        ARM,
         Column("Seeds", ("seeds",)),
         percent_column("Test accuracy, last epoch", "test_last"),
         percent_column("Test accuracy, best epoch", "test_best"),
@@ -107,7 +108,7 @@ def losses(summary: Summary, series: Sequence[Series]) -> Table | None:
         The table.
     """
     columns = (
-        Column("Arm", ("arm",)),
+        ARM,
         percent_column("Validation accuracy", "validation_accuracy"),
         number_column("Task loss, train", "train_task_loss"),
         number_column("Task loss, validation", "validation_loss"),

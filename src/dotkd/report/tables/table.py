@@ -33,6 +33,7 @@ class Cell:
 
 
 EMPTY = Cell()
+ARM = Column("Arm", ("arm",))
 
 
 @dataclass(frozen=True)

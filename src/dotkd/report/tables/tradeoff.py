@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from dotkd.report.sweep import Series
-from dotkd.report.tables.table import Cell, Column, Group, Table, by_arm, trimmed
+from dotkd.report.tables.table import ARM, Cell, Column, Group, Table, by_arm, trimmed
 from dotkd.report.tradeoff import AgainstFront, Dominance
 
 
@@ -55,7 +55,7 @@ def dominance(
         The table; nothing if no arm has another one to be compared with.
     """
     columns = (
-        Column("Arm", ("arm",)),
+        ARM,
         Column("Not dominated, seeds", ("not_dominated", "seeds")),
         Column("Dominates with every seed", ("dominates",)),
         Column("Is dominated with every seed by", ("dominated_by",)),

@@ -2,7 +2,17 @@
 
 from dotkd.report.inputs import TunedArm, Tuning
 from dotkd.report.statistics import estimate
-from dotkd.report.tables.table import EMPTY, Cell, Column, Group, Table, percent_cell, percent_column, trimmed
+from dotkd.report.tables.table import (
+    ARM,
+    EMPTY,
+    Cell,
+    Column,
+    Group,
+    Table,
+    percent_cell,
+    percent_column,
+    trimmed,
+)
 
 
 def tuning(found: Tuning) -> Table | None:
@@ -15,7 +25,7 @@ def tuning(found: Tuning) -> Table | None:
         The table, with the chosen rate of each arm marked.
     """
     columns = (
-        Column("Arm", ("arm",)),
+        ARM,
         *(percent_column(f"lr {rate:g}", f"lr_{rate:g}") for rate in found.rates),
         Column("Chosen", ("chosen",)),
     )
