@@ -9,13 +9,19 @@ exact_compiled             the same with run.compile = "step"; with --compile al
 exact_cached               the first with a teacher cache that knows every view / the published trainer
 bf16_teacher               the teacher alone in bfloat16 / the published trainer; not with --quick
 bf16                       both networks in bfloat16 / the published trainer
+convolutions               the convolutions of the first, alone / the published trainer; not with --quick
 dot_over_kd                dotkd, DOT / dotkd, the summed loss under SGD; the teacher asked in each step
 dot_over_kd_task_every_4   the same with the task gradient taken in one step of four, over whole cycles
 
 Random images and weights; nothing in a step depends on their values. With ``--quick`` there is no
 warm-up: the median of four readings does not see the first.
 
-    python benchmarks/step_cost.py [--quick] [--json FILE] [--threads N] [--wall]
+On Linux every step pays for memory that malloc hands back to the system and takes again, the published
+trainer's too. To see all of them without that:
+
+    MALLOC_TRIM_THRESHOLD_=4000000000 MALLOC_MMAP_THRESHOLD_=4000000000 python benchmarks/step_cost.py
+
+    python benchmarks/step_cost.py [--quick] [--json FILE] [--threads N] [--wall] [--compile]
 """
 
 import argparse
@@ -27,6 +33,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from convolutions import Convolutions
 from measuring import arguments, medians, take_turns, write
 from trainers import DOT, KD, Ours, Setting, Trainer, add_pair, pair_of, published
 
@@ -43,9 +50,9 @@ NO_BF16 = "this CPU has no instructions for bfloat16"
 QUICK = "left out with --quick"
 
 
-def trainers(setting: Setting, *, quick: bool, compiled: bool) -> dict[str, Trainer]:
+def trainers(setting: Setting, *, quick: bool, compiled: bool) -> dict[str, Trainer | Convolutions]:
     """Return a trainer for each variant, by name; an epoch of each is a step."""
-    made: dict[str, Trainer] = {
+    made: dict[str, Trainer | Convolutions] = {
         "published": published(setting),
         "live": Ours(setting),
         "cached": Ours(setting, run={"teacher_cache": "run"}, replay=True),
@@ -58,6 +65,8 @@ def trainers(setting: Setting, *, quick: bool, compiled: bool) -> dict[str, Trai
             made["bf16_teacher"] = Ours(setting, run={"precision": "bf16-teacher"})
     if compiled:
         made["compiled"] = Ours(setting, run={"compile": "step"})
+    if not quick:
+        made["convolutions"] = Convolutions(setting)
     made["cached"].epoch()  # it knows every view from here on
     made["task_every_4"].epoch()  # of which each reading counts, the first one too
     return made
@@ -85,9 +94,15 @@ def ratios(seconds: dict[str, list[float]]) -> dict[str, float | None]:
         "exact_cached": found["cached"] / plain,
         "bf16_teacher": found["bf16_teacher"] / plain if "bf16_teacher" in found else None,
         "bf16": found["bf16"] / plain if "bf16" in found else None,
+        "convolutions": found["convolutions"] / plain if "convolutions" in found else None,
         "dot_over_kd": found["live"] / kd,
         "dot_over_kd_task_every_4": over_cycles(seconds["task_every_4"]) / kd,
     }
+
+
+def reason(name: str) -> str:
+    """Say why there is no such figure."""
+    return NO_BF16 if name.startswith("bf16") and not has_bf16() else QUICK
 
 
 def options_of(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -124,7 +139,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "batch": setting.batch,
         "rounds": rounds,
         "ratios": found,
-        "reasons": {name: QUICK if has_bf16() else NO_BF16 for name, ratio in found.items() if ratio is None},
+        "reasons": {name: reason(name) for name, ratio in found.items() if ratio is None},
         "teacher_cache_hit_rate": cached.metrics["teacher_cache_hit_rate"],
         "seconds": medians(seconds),
         "readings": seconds,

@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 import torch
 
+from torch.utils.flop_counter import FlopCounterMode
+
 from dotkd import DOT, Distiller
 from dotkd.data import crop_flip
 from dotkd.models import create_model
@@ -150,6 +152,27 @@ def test_step_cost_says_why_there_is_no_figure(script, tmp_path, monkeypatch):
     numbers = written(module.main, tmp_path, *TINY, "--batch", "16")
     assert numbers["ratios"]["bf16"] is None
     assert "bfloat16" in numbers["reasons"]["bf16"]
+
+
+def test_step_cost_gives_a_quick_run_as_the_reason_where_it_is_one(script, monkeypatch):
+    module = script("step_cost")
+    monkeypatch.setattr(module, "has_bf16", lambda: False)
+    assert module.reason("convolutions") == module.QUICK
+    assert module.reason("bf16_teacher") == module.NO_BF16
+
+
+def test_the_convolutions_are_those_of_the_step(script):
+    trainers, convolutions = script("trainers"), script("convolutions")
+    setting = trainers.Setting("resnet8", "small/cnn4", batch=4, images=4)
+    counts = []
+    for made in (convolutions.Convolutions(setting), trainers.Ours(setting)):
+        with FlopCounterMode(display=False) as counter:
+            made.epoch()
+        flops = counter.get_flop_counts()["Global"]
+        kinds = (torch.ops.aten.convolution, torch.ops.aten.convolution_backward)
+        counts.append([flops[kind] for kind in kinds])
+        assert all(counts[-1])
+    assert counts[0] == counts[1]
 
 
 def test_a_cycle_weighs_each_of_its_steps_alike(script):
