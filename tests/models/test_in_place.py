@@ -37,9 +37,10 @@ def images() -> Tensor:
     return torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 
 
-def passed(model: nn.Module) -> tuple[Tensor, list[Tensor]]:
+def passed(model: nn.Module, *, bf16: bool = False) -> tuple[Tensor, list[Tensor]]:
     """Logits, and the gradients of all parameters."""
-    logits = model(images())
+    with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        logits = model(images()).float()
     loss = nn.functional.cross_entropy(logits, torch.arange(len(logits)))
     return logits.detach(), list(torch.autograd.grad(loss, list(model.parameters())))
 
@@ -62,14 +63,15 @@ class Overwritten(torch.utils._python_dispatch.TorchDispatchMode):
         return function(*args, **(kwargs or {}))
 
 
+@pytest.mark.parametrize("bf16", [True, False])
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("name", FAMILIES)
-def test_same_bits_as_with_a_new_tensor_for_everything(name: str, training: bool) -> None:
+def test_same_bits_as_with_a_new_tensor_for_everything(name: str, training: bool, bf16: bool) -> None:
     with Overwritten() as found:
-        logits, gradients = passed(made(name, training=training))
+        logits, gradients = passed(made(name, training=training), bf16=bf16)
     assert found.count > 5
     with Overwritten() as found:
-        expected_logits, expected = passed(listened(made(name, training=training)))
+        expected_logits, expected = passed(listened(made(name, training=training)), bf16=bf16)
     assert found.count == 0
     assert torch.equal(logits, expected_logits)
     assert all(torch.equal(*pair) for pair in zip(gradients, expected, strict=True))
