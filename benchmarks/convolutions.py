@@ -1,9 +1,9 @@
-"""The convolutions of a training step and nothing else: how far a step can be brought down at best.
+"""The convolutions of a training step and nothing else: what remains of it if all the rest were free.
 
 A layer between two convolutions can be made cheaper, joined with its neighbours, left out. The
-multiplications of the convolutions stay, whoever calls them: one forward pass of the teacher, and of the
-student one forward and, with DOT, two backward passes. Here they run one after the other on tensors of the
-step's shapes, channels innermost, by the same library.
+convolutions stay: one forward pass of the teacher, and of the student one forward and, with DOT, two
+backward passes. Here they run one after the other on tensors of the step's shapes, channels innermost, by
+the same library and in the same precision.
 """
 
 from collections import Counter
@@ -26,7 +26,8 @@ class Shape:
         stride: In both directions.
         padding: In both directions.
         groups: Of channels.
-        backwards: How often its gradients are taken: of the weight, and of an input that is no image.
+        first: Whether its input is the image, of which nobody wants the gradient.
+        backwards: How often its gradients are taken.
     """
 
     images: tuple[int, ...]
@@ -34,16 +35,16 @@ class Shape:
     stride: tuple[int, ...]
     padding: tuple[int, ...]
     groups: int
+    first: bool
     backwards: int
 
     def call(self) -> Callable[[], None]:
         """Return a function that does all of it once."""
-        first = self.images[1] == 3
         x, weight = (
             torch.randn(shape).to(memory_format=torch.channels_last) for shape in (self.images, self.weight)
         )
         if self.backwards:
-            x.requires_grad_(not first)
+            x.requires_grad_(not self.first)
             weight.requires_grad_()
         wanted = [tensor for tensor in (x, weight) if tensor.requires_grad]
 
@@ -78,7 +79,7 @@ def shapes(network: nn.Module, images: Tensor, backwards: int) -> Counter[Shape]
         assert isinstance(layer, nn.Conv2d)
         assert not isinstance(layer.padding, str)
         seen = tuple(inputs[0].shape), tuple(layer.weight.shape)
-        found[Shape(*seen, layer.stride, layer.padding, layer.groups, backwards)] += 1
+        found[Shape(*seen, layer.stride, layer.padding, layer.groups, not found, backwards)] += 1
 
     layers = [module for module in network.modules() if isinstance(module, nn.Conv2d)]
     handles = [layer.register_forward_pre_hook(note) for layer in layers]

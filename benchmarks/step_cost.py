@@ -17,7 +17,7 @@ Random images and weights; nothing in a step depends on their values. With ``--q
 warm-up: the median of four readings does not see the first.
 
 On Linux every step pays for memory that malloc hands back to the system and takes again, the published
-trainer's too. To see all of them without that:
+trainer's too. To see all of them without that (both are needed):
 
     MALLOC_TRIM_THRESHOLD_=4000000000 MALLOC_MMAP_THRESHOLD_=4000000000 python benchmarks/step_cost.py
 

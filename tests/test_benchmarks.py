@@ -268,7 +268,7 @@ def test_optimizer_step(script):
 
 
 def test_every_benchmark_has_a_test():
-    helpers = {"measuring", "published", "stopwatch", "trainers"}
+    helpers = {"convolutions", "measuring", "published", "stopwatch", "trainers"}
     scripts = {path.stem for path in FOLDER.glob("*.py")} - helpers
     assert {f"test_{name}" for name in scripts} <= globals().keys()
 

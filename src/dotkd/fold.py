@@ -13,7 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
-from dotkd.taps import INPUT, is_hooked
+from dotkd.taps import INPUT
 
 _KINDS: dict[type[nn.Module], type[nn.Module]] = {
     nn.Conv1d: nn.BatchNorm1d,
@@ -96,9 +96,13 @@ def _pairs(model: nn.Module, keep: tuple[str, ...]) -> list[tuple[_ConvNd, _Batc
         assert isinstance(convolution, _ConvNd)
         assert isinstance(norm, _BatchNorm)
         kept = not any(_loses(model, path, convolution, norm) for path in keep)
-        if kept and norm.running_mean is not None and not (is_hooked(convolution) or is_hooked(norm)):
+        if kept and norm.running_mean is not None and not (_hooked(convolution) or _hooked(norm)):
             found.append((convolution, norm))
     return found
+
+
+def _hooked(module: nn.Module) -> bool:
+    return bool(module._forward_hooks or module._forward_pre_hooks)
 
 
 def _loses(model: nn.Module, path: str, convolution: nn.Module, norm: nn.Module) -> bool:

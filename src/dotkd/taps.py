@@ -93,25 +93,6 @@ class Taps:
         return f"Taps({type(self.module).__name__}, {self.paths})"
 
 
-def is_hooked(module: nn.Module) -> bool:
-    """Say whether anything listens to what a module gets or returns, forward or backward: a tap above all.
-
-    Args:
-        module: The module; its submodules do not count.
-
-    Returns:
-        True means that another may still read the tensor: do not write to it.
-
-    Example:
-        >>> layer = nn.Linear(2, 2)
-        >>> handle = layer.register_forward_hook(lambda *_: None)
-        >>> is_hooked(layer), handle.remove(), is_hooked(layer)
-        (True, None, False)
-    """
-    hooks = (module._forward_pre_hooks, module._forward_hooks)
-    return any((*hooks, module._backward_pre_hooks, module._backward_hooks))
-
-
 def _submodule(module: nn.Module, name: str, path: str) -> nn.Module:
     path = path.removesuffix(INPUT)
     try:

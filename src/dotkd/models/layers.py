@@ -2,8 +2,6 @@
 
 from torch import Tensor, nn
 
-from dotkd.taps import is_hooked
-
 
 class GlobalPool(nn.Module):
     """The mean of each channel: [B, C, H, W] to [B, C], at any height and width."""
@@ -29,36 +27,6 @@ class ChannelShuffle(nn.Module):
         batch, channels, height, width = x.shape
         dealt = x.reshape(batch, self.groups, channels // self.groups, height, width).transpose(1, 2)
         return dealt.reshape(batch, channels, height, width)
-
-
-def rectify(x: Tensor, layer: nn.Module) -> Tensor:
-    """Compute the ReLU of what a layer just returned and nobody else reads: in place, if no tap does.
-
-    Where the processor has caught up with the memory, writing to memory that is not in its caches yet, or
-    not even the process's own, is much of what such a layer costs.
-
-    Args:
-        x: The layer's output, of any shape.
-        layer: The layer; a batch norm, a convolution or a sum, whose backward pass does not need its output.
-
-    Returns:
-        ``x`` itself, or a new tensor if the layer has a hook.
-    """
-    return x.relu() if is_hooked(layer) else x.relu_()
-
-
-def plus(x: Tensor, layer: nn.Module, other: Tensor) -> Tensor:
-    """Add to what a layer just returned and nobody else reads: in place, if no tap does.
-
-    Args:
-        x: The layer's output, of any shape.
-        layer: As for :func:`rectify`.
-        other: A tensor of the same shape.
-
-    Returns:
-        ``x`` itself, or a new tensor if the layer has a hook.
-    """
-    return x + other if is_hooked(layer) else x.add_(other)
 
 
 def conv_bn(before: int, after: int, kernel: int = 1, stride: int = 1, groups: int = 1) -> list[nn.Module]:

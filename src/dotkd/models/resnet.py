@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from dotkd.models.base import ImageModel
-from dotkd.models.layers import GlobalPool, conv_bn, init_fan_out, plus, rectify
+from dotkd.models.layers import GlobalPool, conv_bn, init_fan_out
 
 # Depth -> blocks of each of the four stages, and whether they are bottlenecks.
 _IMAGENET_DEPTHS = {18: ((2, 2, 2, 2), False), 34: ((3, 4, 6, 3), False), 50: ((3, 4, 6, 3), True)}
@@ -45,13 +45,11 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Compute [B, after, H', W'] of [B, before, H, W]."""
-        *inner, (conv, norm) = [(getattr(self, conv), getattr(self, norm)) for conv, norm in self.pairs]
         out = x
-        for before, between in inner:
-            out = rectify(between(before(out)), between)
-        skip = getattr(self, self.skip)(x) if self.skip else x
-        total: Tensor = self.preact(plus(norm(conv(out)), norm, skip))
-        return rectify(total, self.preact)
+        for number, (conv, norm) in enumerate(self.pairs):
+            out = getattr(self, norm)(getattr(self, conv)(out.relu() if number else out))
+        total: Tensor = self.preact(out + (getattr(self, self.skip)(x) if self.skip else x))
+        return total.relu()
 
 
 class ResNet(ImageModel):

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from dotkd.models.base import ImageModel
-from dotkd.models.layers import ChannelShuffle, GlobalPool, conv_bn, plus, rectify
+from dotkd.models.layers import ChannelShuffle, GlobalPool, conv_bn
 
 _STEM = 24
 _BLOCKS = (4, 8, 4)
@@ -38,11 +38,11 @@ class GroupedBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Compute [B, after, H', W'] of [B, before, H, W]."""
-        out = self.shuffle(rectify(self.bn1(self.conv1(x)), self.bn1))
-        out = self.bn3(self.conv3(rectify(self.bn2(self.conv2(out)), self.bn2)))
-        grown = None if self.average is None else torch.cat((out, self.average(x)), dim=1)
-        total: Tensor = self.preact(plus(out, self.bn3, x) if grown is None else grown)
-        return rectify(total, self.preact)
+        out = self.shuffle(self.bn1(self.conv1(x)).relu())
+        out = self.bn3(self.conv3(self.bn2(self.conv2(out)).relu()))
+        out = out + x if self.average is None else torch.cat((out, self.average(x)), dim=1)
+        total: Tensor = self.preact(out)
+        return total.relu()
 
 
 class SplitBlock(nn.Module):
@@ -66,9 +66,9 @@ class SplitBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Compute [B, channels, H, W] of the same shape."""
         passed, out = x.chunk(2, dim=1)
-        out = self.bn2(self.conv2(rectify(self.bn1(self.conv1(out)), self.bn1)))
+        out = self.bn2(self.conv2(self.bn1(self.conv1(out)).relu()))
         total: Tensor = self.preact(torch.cat((passed, self.bn3(self.conv3(out))), dim=1))
-        return rectify(total, self.preact)
+        return total.relu()
 
 
 class DownBlock(nn.Module):
@@ -91,9 +91,9 @@ class DownBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Compute [B, after, H / 2, W / 2] of [B, before, H, W]."""
-        left = rectify(self.bn2(self.conv2(self.bn1(self.conv1(x)))), self.bn2)
-        right = self.bn4(self.conv4(rectify(self.bn3(self.conv3(x)), self.bn3)))
-        right = rectify(self.bn5(self.conv5(right)), self.bn5)
+        left = self.bn2(self.conv2(self.bn1(self.conv1(x)))).relu()
+        right = self.bn4(self.conv4(self.bn3(self.conv3(x)).relu()))
+        right = self.bn5(self.conv5(right)).relu()
         out: Tensor = self.shuffle(torch.cat((left, right), dim=1))
         return out
 
@@ -199,4 +199,5 @@ class ShuffleNetV2(_ShuffleNet):
 
     def last(self, x: Tensor) -> Tensor:
         """Compute what is pooled of the last stage's output: a wider 1x1 convolution of it."""
-        return rectify(self.bn2(self.conv2(x)), self.bn2)
+        out: Tensor = self.bn2(self.conv2(x)).relu()
+        return out

@@ -6,7 +6,7 @@ from itertools import pairwise
 from torch import Tensor, nn
 
 from dotkd.models.base import ImageModel
-from dotkd.models.layers import GlobalPool, init_fan_out, plus, rectify
+from dotkd.models.layers import GlobalPool, init_fan_out
 
 
 class WideBlock(nn.Module):
@@ -33,8 +33,8 @@ class WideBlock(nn.Module):
         """Compute [B, after, H', W'] of [B, before, H, W]."""
         first = self.bn1(x).relu()
         skip = x if self.convShortcut is None else self.convShortcut(first)
-        out = self.conv2(rectify(self.bn2(self.conv1(first)), self.bn2))
-        return plus(out, self.conv2, skip)
+        out: Tensor = self.conv2(self.bn2(self.conv1(first)).relu())
+        return out + skip
 
 
 class WideStage(nn.Module):
@@ -107,5 +107,5 @@ class WideResNet(ImageModel):
     def forward(self, images: Tensor) -> Tensor:
         """Compute logits [B, num_classes] of images [B, C, H, W]."""
         x = self.block3(self.block2(self.block1(self.conv1(self.normalize(images)))))
-        logits: Tensor = self.fc(self.pool(rectify(self.bn1(x), self.bn1)))
+        logits: Tensor = self.fc(self.pool(self.bn1(x).relu()))
         return logits
