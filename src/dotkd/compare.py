@@ -46,7 +46,7 @@ def compare(
     tuning: Tuning | None = None,
     jobs: int = 1,
     on_run: Callable[[str, int], None] = lambda _arm, _seed: None,
-    on_teacher: Callable[[str], None] = lambda _arm: None,
+    on_teacher: Callable[[str, int], None] = lambda _arm, _epochs: None,
     on_epoch: Sequence[OnEpoch] = (),
     on_step: OnStep | None = None,
 ) -> list[Failure]:
@@ -66,7 +66,7 @@ def compare(
         jobs: How many runs at a time; above 1 each has a process of its own. Teachers come first, one by
             one.
         on_run: Called before each run with arm and seed.
-        on_teacher: Called before the teacher of an arm is trained, with the arm.
+        on_teacher: Called before the teacher of an arm is trained, with the arm and the teacher's epochs.
         on_epoch: Called with the metrics of each epoch of what runs in this process: of all with one job
             at a time, else of the teachers.
         on_step: Called after each step with the steps done and the steps of the run; likewise.

@@ -23,7 +23,7 @@ from dotkd.recipe import Recipe
 from dotkd.runs import is_finished
 from dotkd.train.epoch import OnStep
 from dotkd.train.loop import OnEpoch, check_folder, train
-from dotkd.train.teacher import epochs_of_teacher, provide_teacher
+from dotkd.train.teacher import provide_teacher, teacher_recipe
 
 Teachers = Mapping[str, Path | Exception | None]
 
@@ -53,7 +53,7 @@ def provide_teachers(
     arms: Mapping[str, Recipe],
     folder: Path,
     *,
-    on_teacher: Callable[[str], None] = lambda _arm: None,
+    on_teacher: Callable[[str, int], None] = lambda _arm, _epochs: None,
     on_epoch: Sequence[OnEpoch] = (),
     on_step: OnStep | None = None,
 ) -> Teachers:
@@ -62,7 +62,8 @@ def provide_teachers(
     Args:
         arms: Key of an arm -> recipe.
         folder: Of the comparison; teachers go to ``folder/teachers``.
-        on_teacher: Called before the teacher of an arm is trained, with the arm's name and its epochs.
+        on_teacher: Called before the teacher of an arm is trained, with the arm's name and the
+            teacher's epochs.
         on_epoch: As for :func:`~dotkd.train.loop.train`.
         on_step: Likewise.
 
@@ -77,8 +78,8 @@ def provide_teachers(
             teachers[arm] = provide_teacher(recipe, home)
             continue
         if home not in found:
-            if not is_finished(home):
-                on_teacher(f"{recipe.name} ({epochs_of_teacher(recipe)} epochs)")
+            if not is_finished(home) and (wanted := teacher_recipe(recipe)) is not None:
+                on_teacher(recipe.name, wanted.schedule.epochs)
             try:
                 found[home] = provide_teacher(recipe, home, on_epoch=on_epoch, on_step=on_step)
             except Exception as error:  # the arms with other teachers go on

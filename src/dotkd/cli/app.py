@@ -114,7 +114,7 @@ def train(
     with bars() as shown:
         wanted = teacher_recipe(loaded)
         if wanted is not None and not is_finished(output / "teacher"):
-            shown.teacher(f"{loaded.name} ({wanted.schedule.epochs} epochs)")
+            shown.teacher(loaded.name, wanted.schedule.epochs)
         teacher = provide_teacher(loaded, output / "teacher", on_step=shown.step)
         shown.run(loaded.name, loaded.run.seed)
         results = train_recipe(

@@ -34,10 +34,11 @@ class Bars:
         if not console.is_terminal and self._total > 1:
             console.print(f"run {self._started} of {self._total}: {named}", soft_wrap=True)
 
-    def teacher(self, arm: str) -> None:
-        """Show that the teacher of an arm is trained first."""
-        self._progress.update(self._run, description=f"teacher of {arm}", completed=0)
-        console.print(f"first the teacher of {arm}; overrides are the student's alone", soft_wrap=True)
+    def teacher(self, arm: str, epochs: int) -> None:
+        """Show that the teacher of an arm is trained first, and for how many epochs."""
+        named = f"teacher of {arm} ({epochs} epochs)"
+        self._progress.update(self._run, description=named, completed=0)
+        console.print(f"first the {named}; overrides are the student's alone", soft_wrap=True)
 
     def step(self, done: int, total: int) -> None:
         """Show how far the current run is."""

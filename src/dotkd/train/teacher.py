@@ -52,12 +52,6 @@ def teacher_recipe(recipe: Recipe) -> Recipe | None:
     return teacher.model_copy(update={"data": data, "run": run})
 
 
-def epochs_of_teacher(recipe: Recipe) -> int:
-    """Return how many epochs the teacher of a recipe is trained for here; 0 where it is a file or none."""
-    teacher = teacher_recipe(recipe)
-    return 0 if teacher is None else teacher.schedule.epochs
-
-
 def check_recipe(recipe: Recipe) -> None:
     """Find out what is wrong with a recipe, or with its teacher's, before anything is written.
 
