@@ -7,11 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args
 
-from dotkd.data.augmentation import STEPS, Step
+from dotkd.data.augment import STEPS, Step
 from dotkd.methods import method_names, method_options
 from dotkd.models import model_names
-from dotkd.recipe.table import Table
-from dotkd.recipe.types import tables
+from dotkd.recipe.tables import Table, tables
 
 PAGE = Path(__file__).parents[1] / "docs" / "recipe.md"
 BEGIN, END = "<!-- from the types -->", "<!-- end -->"

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional
 
-from dotkd.align import Aligner, ConvRegressor, as_map, as_vector, make_aligner
+from dotkd.features.shapes import Aligner, ConvRegressor, as_map, as_vector, make_aligner
 
 VECTORS = np.load(Path(__file__).parent / "golden" / "losses.npz")
 MAP, TOKENS, VECTOR = (2, 6, 4, 4), (2, 17, 6), (2, 6)

@@ -9,16 +9,14 @@ import pytest
 import torch
 
 from dotkd import runs
-from dotkd.analyze import PARTS, analyze, plan
-from dotkd.analyze.interpolation import _unlike
-from dotkd.analyze.sharpness import CURVED
+from dotkd.analyze import CURVED, PARTS, _unlike, analyze, plan
 from dotkd.build import build_data
-from dotkd.compare import compare
-from dotkd.data.randomness import random_stream
+from dotkd.compare.run import compare
 from dotkd.errors import BadInput
 from dotkd.networks import load_student
 from dotkd.recipe import load_recipe
 from dotkd.runs import ANALYSIS
+from dotkd.seeding import random_stream
 from dotkd.train.evaluate import evaluate
 from dotkd.train.loop import train
 from dotkd.train.teacher import provide_teacher

@@ -5,12 +5,12 @@ import re
 
 import pytest
 
-from dotkd.arms import Sweep, check_arms, parse_sweep, slug, swept
-from dotkd.compare import compare
+from dotkd.compare.run import compare
+from dotkd.compare.sweep import Sweep, check_arms, parse_sweep, slug, swept
+from dotkd.compare.tune import Tuning, parse_rates
 from dotkd.errors import BadInput, RunFailed
 from dotkd.recipe import load_recipe
 from dotkd.runs import RESULTS, SWEEP, TUNING, find_runs, read_json
-from dotkd.tune import Tuning, parse_rates
 
 SHORT = ["schedule.epochs=2", "student.model=small/mlp16"]
 TEACHER = ["teacher.recipe=quick/digits-teacher"]

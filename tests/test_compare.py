@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from dotkd.compare import DEMO, compare
+from dotkd.compare.run import DEMO, compare
 from dotkd.errors import BadInput, RunFailed
 from dotkd.recipe import load_recipe
 from dotkd.runs import STUDENT, find_runs

@@ -22,7 +22,14 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 MODULES = ["dotkd", *(module.name for module in pkgutil.walk_packages(dotkd.__path__, "dotkd."))]
 # Where the public names live: what __all__ lists, or else what the module defines without an underscore.
-PUBLIC = ["dotkd.optim", "dotkd.losses", "dotkd.methods", "dotkd.data", "dotkd.distiller", "dotkd.taps"]
+PUBLIC = [
+    "dotkd.optim",
+    "dotkd.losses",
+    "dotkd.methods",
+    "dotkd.data",
+    "dotkd.distiller",
+    "dotkd.features.taps",
+]
 PUBLIC += ["dotkd.analysis", "dotkd.models", "dotkd.recipe"]
 # Nobody makes one of these by hand; what makes them has the example.
 SHOWN_ELSEWHERE = {
@@ -57,7 +64,7 @@ def test_docstrings_run(name: str) -> None:
 
 
 def test_docstrings_are_found() -> None:
-    assert {"dotkd.optim.dot", "dotkd.losses.logit", "dotkd.distiller", "dotkd.taps"} <= set(MODULES)
+    assert {"dotkd.optim.dot", "dotkd.losses.logit", "dotkd.distiller", "dotkd.features.taps"} <= set(MODULES)
     assert doctest.testmod(importlib.import_module("dotkd.optim.dot")).attempted > 5
 
 

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from dotkd.fold import fold_batch_norm
+from dotkd.features.taps import INPUT, Taps
 from dotkd.models import create_model
-from dotkd.taps import INPUT, Taps
+from dotkd.models.fold import fold_batch_norm
 
 # Network -> batch norms that do not stand behind a convolution: those that begin a wide block, and the last.
 ZOO = {

@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from dotkd.cli.app import app
-from dotkd.compare import compare
+from dotkd.cli import app
+from dotkd.compare.jobs import Job, provide_teachers, run_jobs
+from dotkd.compare.run import compare
 from dotkd.errors import Diverged, RunFailed
-from dotkd.jobs import Job, provide_teachers, run_jobs
 from dotkd.recipe import load_recipe
 from dotkd.runs import METRICS, STUDENT, is_finished, read_lines
 

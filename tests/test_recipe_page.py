@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from dotkd.recipe.types import tables
+from dotkd.recipe.tables import tables
 
 SCRIPTS = Path(__file__).parents[1] / "scripts"
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from dotkd.taps import Taps
+from dotkd.features.taps import Taps
 
 
 class Net(nn.Module):

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from dotkd.data import DataFacts, Images, Splits, load_data
-from dotkd.data.randomness import random_stream
 from dotkd.distiller import Distiller
 from dotkd.errors import BadInput
 from dotkd.methods import Method, TaskMethod, create_method
@@ -17,10 +16,8 @@ from dotkd.models import ImageModel, create_model
 from dotkd.optim import DOT, MultiMomentumSGD, matched_gains
 from dotkd.optim.deepkd import deepkd_momenta
 from dotkd.recipe import Recipe
-from dotkd.recipe.data import Data
-from dotkd.recipe.networks import Network
-from dotkd.recipe.optimizer import ControlTable, DeepKDTable, DOTTable, SGDTable
-from dotkd.recipe.run import check_device
+from dotkd.recipe.tables import ControlTable, Data, DeepKDTable, DOTTable, Network, SGDTable, check_device
+from dotkd.seeding import random_stream
 
 
 def build_data(data: Data) -> Splits[Images]:
@@ -159,10 +156,10 @@ def build_optimizer(table: SGDTable, params: list[nn.Parameter]) -> torch.optim.
         "nesterov": table.nesterov,
     }
     if isinstance(table, DOTTable):
-        return DOT(params, delta=table.delta, task_every=table.task_every, **shared)
+        return DOT(params, delta=table.delta, **shared)
     if isinstance(table, ControlTable):
         task_gain, distill_gain = matched_gains(table.momentum, table.delta)
-        shared |= {"task_gain": task_gain, "distill_gain": distill_gain, "task_every": table.task_every}
+        shared |= {"task_gain": task_gain, "distill_gain": distill_gain}
         return DOT(params, delta=0.0, **shared)
     if isinstance(table, DeepKDTable):
         momenta = deepkd_momenta(table.momentum, table.delta, as_released=table.as_released)

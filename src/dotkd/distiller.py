@@ -1,10 +1,6 @@
-"""Where a student, a frozen teacher and a method meet: images and labels in, two losses out.
+"""Distiller: a student, a frozen teacher and a method; images and labels in, named losses out."""
 
-Two things are promised here and kept everywhere below. The task loss and the distillation loss
-leave as two values, never as a sum. And nothing that happens in training moves the teacher.
-"""
-
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
@@ -12,11 +8,70 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dotkd.locate import Where, pair_paths
+from dotkd.features.paths import Where, pair_paths
+from dotkd.features.taps import Taps
 from dotkd.methods.base import NO_FEATURES, ONE_IMAGE, Method, Outputs, Setting
 from dotkd.methods.registry import as_method
-from dotkd.ownership import refuse_parallel_wrappers, refuse_sharing
-from dotkd.taps import Taps
+
+
+def refuse_parallel_wrappers(student: nn.Module) -> None:
+    """Refuse a student that something else averages the gradients of.
+
+    Args:
+        student: Any module.
+
+    Raises:
+        ValueError: It or a part of it is wrapped for data parallelism.
+    """
+    wrappers = (nn.parallel.DistributedDataParallel, nn.DataParallel)
+    for module in student.modules():
+        if isinstance(module, wrappers):
+            raise ValueError(
+                f"the student is wrapped in {type(module).__name__}, which averages the gradients "
+                "of only the first of two backward passes; pass the plain module and "
+                "DOT(process_group=...)"
+            )
+
+
+def refuse_sharing(role: str, module: nn.Module, teacher: nn.Module) -> None:
+    """Refuse a module that training would move together with the teacher.
+
+    Args:
+        role: What the module is, for the error text.
+        module: What is trained.
+        teacher: What must stay.
+
+    Raises:
+        ValueError: They have a module, a parameter or its memory in common.
+
+    Example:
+        >>> teacher = nn.Linear(4, 3)
+        >>> refuse_sharing("student", nn.Linear(4, 3), teacher)
+        >>> refuse_sharing("student", teacher, teacher)
+        Traceback (most recent call last):
+        ...
+        ValueError: student and teacher are the same object; give one a copy.deepcopy of the other
+    """
+    if module is teacher:
+        raise ValueError(f"{role} and teacher are the same object; give one a copy.deepcopy of the other")
+    theirs = dict(_members(teacher))
+    for identity, name in _members(module):
+        if identity in theirs:
+            raise ValueError(
+                f"{role} and teacher share memory ({name!r} is the teacher's {theirs[identity]!r}), "
+                "so that training one would move the other; use copy.deepcopy"
+            )
+
+
+def _members(module: nn.Module) -> Iterator[tuple[tuple[str, int], str]]:
+    for name, submodule in module.named_modules():
+        yield ("module", id(submodule)), name
+    for name, parameter in module.named_parameters():
+        # Two parameters over one storage, as load_state_dict(assign=True) leaves them, count too.
+        # Meta, lazy and sharded parameters have no address to compare.
+        plain = type(parameter) is nn.Parameter
+        address = parameter.untyped_storage().data_ptr() if plain else 0
+        yield (("storage", address) if address else ("parameter", id(parameter))), name
 
 
 class Losses(NamedTuple):
@@ -78,7 +133,7 @@ class Distiller(nn.Module):
         method: The name of a registered method, or a method.
         taps: Feature -> dotted path of a submodule, one for both models or a pair (student's, teacher's);
             a list of paths for ``stages`` and ``preacts``. For features that a model does not find by
-            itself, or not as wanted; see :mod:`dotkd.locate`.
+            itself, or not as wanted; see :mod:`dotkd.features.paths`.
         teacher_dtype: ``torch.bfloat16`` or ``torch.float16``: the teacher runs under autocast to it,
             whatever the student does, and is compared in float32. None: it runs as the student does.
         example: ``[B, ...]`` images, such as two of zeros, for methods with learned parts: one forward

@@ -15,15 +15,15 @@ from torch import nn
 
 from dotkd.build import build_method, build_model
 from dotkd.data import DataFacts
-from dotkd.data.randomness import random_stream
 from dotkd.errors import BadInput
 from dotkd.methods import Method
 from dotkd.models import ImageModel, load_weights
-from dotkd.models.checkpoint import fill, is_safetensors, read_weights
-from dotkd.models.external_names import runs_own_code
+from dotkd.models.weights import fill, is_safetensors, read_weights
+from dotkd.models.wrap import runs_own_code
 from dotkd.recipe import Recipe, load_recipe, recipe_text
 from dotkd.recipe.load import make_recipe
 from dotkd.runs import LAST, RECIPE, STUDENT
+from dotkd.seeding import random_stream
 
 _UNKNOWN = ("folder", "hub")  # of these the name does not say what the images are like
 _MADE_FOR = "made_for"

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import typer.main
 
-from dotkd.cli.app import app
+from dotkd.cli import app
 from dotkd.recipe import load_recipe, recipe_names
 
 ROOT = typer.main.get_command(app)

@@ -8,9 +8,7 @@ import torch
 from torch.nn import functional
 
 from dotkd.data import augment_geometry
-from dotkd.data.augment import crop_flip
-from dotkd.data.augment_affine import affine, rotation
-from dotkd.data.augment_geometry import cutout, flip, random_resized_crop, rotate
+from dotkd.data.augment import affine, crop_flip, cutout, flip, random_resized_crop, rotate, rotation
 from dotkd.models import ImageModel
 
 image_module = pytest.importorskip("PIL.Image")

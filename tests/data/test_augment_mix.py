@@ -4,7 +4,7 @@ import pytest
 import torch
 from scipy import stats
 
-from dotkd.data.augment_mix import cutmix, mixup
+from dotkd.data.augment import cutmix, mixup
 
 CLASSES = 7
 

@@ -6,9 +6,7 @@ import pytest
 import torch
 
 from dotkd.data import ImageData, crop_flip
-from dotkd.data.augment_geometry import rotate
-from dotkd.data.augment_mix import mixup
-from dotkd.data.augmentation import STEPS, Augmentation
+from dotkd.data.augment import STEPS, Augmentation, mixup, rotate
 from dotkd.errors import BadInput
 
 PIXELS = torch.randint(0, 256, (6, 3, 12, 12), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from dotkd.data import cifar, load_cifar100
-from dotkd.data.cache import cached
+from dotkd.data.decode import cached
 from dotkd.errors import BadInput
 
 pyarrow = pytest.importorskip("pyarrow")

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from dotkd.data import load_digits
-from dotkd.data.randomness import random_stream
+from dotkd.seeding import random_stream
 
 CLASS_SIZES = [178, 182, 177, 183, 181, 182, 181, 179, 174, 180]
 SCRIPT = Path(__file__).parents[2] / "scripts" / "write_digits.py"

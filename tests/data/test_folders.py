@@ -8,8 +8,8 @@ import torch
 from PIL import Image
 
 from dotkd.data import data_facts, folders, load_data, load_folder
+from dotkd.data.decode import centre_view
 from dotkd.data.sources import DataFacts
-from dotkd.data.views import centre_view
 from dotkd.errors import BadInput
 
 

@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 
 from dotkd.data import data_facts, hub_images, load_data, load_hub
+from dotkd.data.decode import centre_view
 from dotkd.data.sources import DataFacts
-from dotkd.data.views import centre_view
 from dotkd.errors import BadInput
 
 datasets = pytest.importorskip("datasets")

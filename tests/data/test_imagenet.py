@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from dotkd.data import data_facts, load_data, load_imagenet
-from dotkd.data.views import centre_view
+from dotkd.data.decode import centre_view
 from dotkd.errors import BadInput
 
 WNIDS = [f"n{1_000_000 + 37 * number:08d}" for number in range(1000)]

@@ -5,8 +5,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dotkd.data.randomness import random_stream
 from dotkd.data.splits import stratified_sample
+from dotkd.seeding import random_stream
 
 LABELS = st.lists(st.integers(0, 5), min_size=1, max_size=80)
 SEEDS = st.none() | st.integers(0, 2**32)

@@ -16,8 +16,8 @@ import torch
 from PIL import Image
 
 from dotkd.data import ImageData, RandomResizedCrop, StreamedImages, crop_flip, load_folder, stream
-from dotkd.data.files import ImageFiles
-from dotkd.data.views import centre_view
+from dotkd.data.decode import centre_view
+from dotkd.data.folders import ImageFiles
 from dotkd.errors import BadInput, RunFailed
 
 COUNT, SIZE = 75, 16  # three parts for the workers
@@ -290,7 +290,7 @@ import multiprocessing, os, signal, sys
 import torch
 from pathlib import Path
 from dotkd.data import StreamedImages
-from dotkd.data.files import ImageFiles
+from dotkd.data.folders import ImageFiles
 
 if __name__ == "__main__":
     names = [f"{number}.png".encode() for number in range(75)]

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from dotkd.data import RandomResizedCrop
-from dotkd.data.views import centre_view
+from dotkd.data.decode import centre_view
 
 SIZES = [(60, 45), (45, 60), (50, 50), (9, 14), (200, 17), (31, 400)]  # width, height
 

@@ -12,7 +12,7 @@ from scipy import stats
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from dotkd.losses import ContrastMemory
-from dotkd.losses.negatives import class_blocks, draw_negatives
+from dotkd.losses.contrast import class_blocks, draw_negatives
 
 LABELS = torch.tensor([0, 1, 2, 0, 1, 2, -1, 0, 0, 3, -1, 2])
 NOT_DRAWN = {6, 10}

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from dotkd.losses import dkd_loss, kd_loss
-from dotkd.losses.decoupled import deepkd_losses, top_k_schedule
+from dotkd.losses.logit import deepkd_losses, top_k_schedule
 
 MASKS = [None, 1, 2, 3, 4]
 every_mask = pytest.mark.parametrize("top_k", MASKS)

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dotkd.losses import kdsvd_loss
-from dotkd.losses.singular import _singular
+from dotkd.losses.feature import _singular
 
 
 def maps(*shape, seed=0):

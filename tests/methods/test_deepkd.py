@@ -8,7 +8,7 @@ import torch
 
 from dotkd.distiller import Distiller, StreamLosses
 from dotkd.losses import dkd_loss
-from dotkd.losses.decoupled import deepkd_losses
+from dotkd.losses.logit import deepkd_losses
 from dotkd.methods import DeepKD, Outputs, create_method, method_options
 from dotkd.optim import DOT, MultiMomentumSGD, deepkd_momenta
 from dotkd.train.objective import differentiate

@@ -14,10 +14,10 @@ from torch.nn.functional import interpolate
 
 from dotkd import DOT, Distiller
 from dotkd.errors import BadInput
+from dotkd.features.taps import Taps
 from dotkd.models import External, create_model, load_weights
 from dotkd.models.external import create_external
 from dotkd.models.registry import check_model_name
-from dotkd.taps import Taps
 
 OWN = """
 import torch

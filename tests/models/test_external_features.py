@@ -11,13 +11,13 @@ from torch import nn
 from torch.nn import functional
 
 from dotkd import Distiller
-from dotkd.align import as_map, make_aligner
 from dotkd.errors import BadInput
-from dotkd.locate import feature_paths, pair_paths
+from dotkd.features.paths import feature_paths, pair_paths
+from dotkd.features.shapes import as_map, make_aligner
+from dotkd.features.taps import Taps
 from dotkd.methods import Method
 from dotkd.models import External, ImageModel, create_model
-from dotkd.models.external_probe import find_classifier, readable
-from dotkd.taps import Taps
+from dotkd.models.wrap import find_classifier, readable
 
 KINDS = ["stages", "pooled", "last", "preacts"]
 SHAPE = (3, 32, 32)

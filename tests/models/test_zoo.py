@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from dotkd.errors import BadInput
+from dotkd.features.taps import Taps
 from dotkd.models import ImageModel, create_model, model_names
 from dotkd.models.registry import check_model_name
-from dotkd.taps import Taps
 
 GOLDEN: dict[str, Any] = json.loads((Path(__file__).parents[1] / "golden/models.json").read_text())
 ZOO = [name for name in model_names() if not name.startswith("small/")]

@@ -16,7 +16,7 @@ from torch.nn.utils import get_total_norm
 
 from dotkd.build import build_optimizer
 from dotkd.optim import DOT, DOTAdamW, MultiMomentumSGD, ReferenceDOT
-from dotkd.recipe.optimizer import ControlTable, DOTTable
+from dotkd.recipe.tables import ControlTable, DOTTable
 
 OPTIONS = {"lr": 0.1, "weight_decay": 0.01}
 KEYS = {"task_momentum_buffer", "distill_momentum_buffer", "held_task_gradient", "held_reach"}

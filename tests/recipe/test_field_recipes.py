@@ -8,7 +8,7 @@ import torch
 from dotkd.build import build_model
 from dotkd.data import ImageData, Splits
 from dotkd.recipe import load_recipe, recipe_names
-from dotkd.recipe.optimizer import ControlTable, DOTTable
+from dotkd.recipe.tables import ControlTable, DOTTable
 from dotkd.train import session as sessions
 from dotkd.train.epoch import train_epoch
 from dotkd.train.schedule import lr_factor

@@ -10,10 +10,8 @@ from hypothesis import strategies as st
 
 from dotkd.errors import BadInput
 from dotkd.recipe import differing_keys, load_recipe, parse_recipe, recipe_names, recipe_text
-from dotkd.recipe.load import make_recipe
-from dotkd.recipe.optimizer import DOTTable
-from dotkd.recipe.run import Run
-from dotkd.recipe.shipped import recipe_folder
+from dotkd.recipe.load import make_recipe, recipe_folder
+from dotkd.recipe.tables import DOTTable, Run
 
 KD, DOT, PLAIN = "quick/digits-kd", "quick/digits-kd-dot", "quick/digits-plain"
 
@@ -334,12 +332,3 @@ def test_a_key_that_is_younger_than_a_file_has_its_default():
 
 def test_what_is_no_recipe_here_is_compared_as_it_stands():
     assert differing_keys("[run]\nseed = 1\n", "[run]\nseed = 2\nnews = 3\n") == ["run.news", "run.seed"]
-
-
-@pytest.mark.parametrize("arm", ["dot", "control"])
-def test_a_whole_compiled_step_holds_no_gradient(arm: str) -> None:
-    words = ["optimizer.task_every=4", "run.compile=step"]
-    with pytest.raises(BadInput, match=r"optimizer\.task_every leaves out backward passes"):
-        load_recipe(f"quick/digits-kd-{arm}", words)
-    for fine in (["optimizer.task_every=4", "run.compile=parts"], words[1:]):
-        load_recipe(f"quick/digits-kd-{arm}", fine)

@@ -8,7 +8,7 @@ import pytest
 from dotkd.errors import BadInput
 from dotkd.methods import method_names, method_options
 from dotkd.recipe import load_recipe, parse_recipe, recipe_text
-from dotkd.recipe.types import tables
+from dotkd.recipe.tables import tables
 
 DOT, PLAIN = "quick/digits-kd-dot", "quick/digits-plain"
 STEP = ("schedule.name=step", "schedule.epochs=40")

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from dotkd.cli.app import app
+from dotkd.cli import app
 from dotkd.report import write_report
 from dotkd.runs import find_runs
 

@@ -9,7 +9,8 @@ from PIL import Image
 from torch import nn
 
 from dotkd.build import build_model
-from dotkd.compare import compare
+from dotkd.compare.run import compare
+from dotkd.compare.tune import Tuning
 from dotkd.errors import BadInput, RunFailed
 from dotkd.models import create_model, load_weights
 from dotkd.networks import build_teacher, load_student
@@ -17,7 +18,6 @@ from dotkd.recipe import load_recipe
 from dotkd.runs import TUNING, read_json
 from dotkd.train.loop import train
 from dotkd.train.teacher import check_recipe, teacher_recipe
-from dotkd.tune import Tuning
 
 SHORT = ["schedule.epochs=1", "student.model=small/cnn4"]
 

@@ -6,7 +6,7 @@ from torch import nn
 
 from dotkd.build import build_optimizer
 from dotkd.distiller import Losses
-from dotkd.recipe.optimizer import ControlTable, DOTTable, SGDTable
+from dotkd.recipe.tables import ControlTable, DOTTable, SGDTable
 from dotkd.train.objective import differentiate
 
 MU, DELTA, LR, STEPS = 0.9, 0.075, 1e-3, 1500

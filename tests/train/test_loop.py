@@ -9,7 +9,6 @@ from torch.nn.functional import cross_entropy
 
 from dotkd import Distiller
 from dotkd.build import build_data
-from dotkd.data.randomness import random_stream
 from dotkd.errors import BadInput, RunFailed
 from dotkd.methods import create_method
 from dotkd.networks import build_student, load_student
@@ -27,6 +26,7 @@ from dotkd.runs import (
     read_lines,
     read_run,
 )
+from dotkd.seeding import random_stream
 from dotkd.train.epoch import train_epoch
 from dotkd.train.evaluate import evaluate
 from dotkd.train.judge import judge_epoch

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dotkd.recipe.schedule import Constant, Cosine, Step
+from dotkd.recipe.tables import Constant, Cosine, Step
 from dotkd.train.schedule import lr_factor
 
 PUBLISHED = Step(name="step", epochs=240, milestones=(150, 180, 210), gamma=0.1)

@@ -7,34 +7,45 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from dotkd.analysis.calibration import ReliabilityDiagram, expected_calibration_error, reliability_diagram
     from dotkd.analysis.conflict import Conflict, Conflicts, Directions, conflict_of, gradient_conflict
     from dotkd.analysis.cost import Latency, energy, flops, latency, parameter_count
-    from dotkd.analysis.fidelity import Agreement, agreement
-    from dotkd.analysis.hessian import hessian_vector_product, top_eigenvalues
+    from dotkd.analysis.curvature import (
+        SpectralDensity,
+        TraceEstimate,
+        hessian_trace,
+        hessian_vector_product,
+        sam_sharpness,
+        spectral_density,
+        top_eigenvalues,
+    )
     from dotkd.analysis.landscape import filter_normalized_direction, interpolation, loss_surface
-    from dotkd.analysis.quality import (
+    from dotkd.analysis.predictions import (
+        CORRUPTIONS,
+        Agreement,
         ClassAccuracies,
         ClassAccuracy,
+        ReliabilityDiagram,
+        agreement,
         brier_score,
+        corrupt,
+        expected_calibration_error,
+        fgsm,
         negative_log_likelihood,
         per_class_accuracy,
+        reliability_diagram,
         top_k_accuracy,
         worst_classes,
     )
-    from dotkd.analysis.robustness import CORRUPTIONS, corrupt, fgsm
-    from dotkd.analysis.sharpness import sam_sharpness
-    from dotkd.analysis.spectrum import SpectralDensity, TraceEstimate, hessian_trace, spectral_density
     from dotkd.analysis.tradeoff import LowerCounts, dominates, front_position, lower_counts, pareto_front
 
 _HOME = {
     **dict.fromkeys(
-        ["ReliabilityDiagram", "expected_calibration_error", "reliability_diagram"], "calibration"
+        ["ReliabilityDiagram", "expected_calibration_error", "reliability_diagram"], "predictions"
     ),
     **dict.fromkeys(["Conflict", "Conflicts", "Directions", "conflict_of", "gradient_conflict"], "conflict"),
     **dict.fromkeys(["Latency", "energy", "flops", "latency", "parameter_count"], "cost"),
-    **dict.fromkeys(["Agreement", "agreement"], "fidelity"),
-    **dict.fromkeys(["hessian_vector_product", "top_eigenvalues"], "hessian"),
+    **dict.fromkeys(["Agreement", "agreement"], "predictions"),
+    **dict.fromkeys(["hessian_vector_product", "top_eigenvalues"], "curvature"),
     **dict.fromkeys(["filter_normalized_direction", "interpolation", "loss_surface"], "landscape"),
     **dict.fromkeys(
         [
@@ -46,11 +57,11 @@ _HOME = {
             "top_k_accuracy",
             "worst_classes",
         ],
-        "quality",
+        "predictions",
     ),
-    **dict.fromkeys(["CORRUPTIONS", "corrupt", "fgsm"], "robustness"),
-    **dict.fromkeys(["sam_sharpness"], "sharpness"),
-    **dict.fromkeys(["SpectralDensity", "TraceEstimate", "hessian_trace", "spectral_density"], "spectrum"),
+    **dict.fromkeys(["CORRUPTIONS", "corrupt", "fgsm"], "predictions"),
+    **dict.fromkeys(["sam_sharpness"], "curvature"),
+    **dict.fromkeys(["SpectralDensity", "TraceEstimate", "hessian_trace", "spectral_density"], "curvature"),
     **dict.fromkeys(
         ["LowerCounts", "dominates", "front_position", "lower_counts", "pareto_front"], "tradeoff"
     ),

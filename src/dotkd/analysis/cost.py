@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from dotkd.losses._checks import check_count
+from dotkd._validate import check_count
 
 
 class Latency(NamedTuple):

@@ -6,20 +6,14 @@ torch's global one is left alone.
 """
 
 from dotkd.data.augment import crop_flip
-from dotkd.data.base import DataFacts, Images
-from dotkd.data.batch import Batch
 from dotkd.data.cifar import load_cifar, load_cifar10, load_cifar100
-from dotkd.data.digits import load_digits
-from dotkd.data.folders import load_folder
-from dotkd.data.hub_images import load_hub
-from dotkd.data.imagenet import load_imagenet
-from dotkd.data.images import ImageData
-from dotkd.data.label_noise import add_label_noise
-from dotkd.data.sources import DATA_SETS, data_facts, load_data
-from dotkd.data.splits import Splits
-from dotkd.data.stream import StreamedImages
-from dotkd.data.tiny_imagenet import load_tiny_imagenet
-from dotkd.data.views import RandomResizedCrop
+from dotkd.data.decode import RandomResizedCrop
+from dotkd.data.folders import load_folder, load_imagenet, load_tiny_imagenet
+from dotkd.data.hub import load_hub
+from dotkd.data.images import Batch, DataFacts, ImageData, Images
+from dotkd.data.sources import DATA_SETS, data_facts, load_data, load_digits
+from dotkd.data.splits import Splits, add_label_noise
+from dotkd.data.streamed import StreamedImages
 
 __all__ = [
     "DATA_SETS",

@@ -6,26 +6,34 @@ None of them detaches the teacher: who calls a loss decides whom it teaches.
 """
 
 from dotkd.losses.contrast import ContrastMemory, crd_loss
-from dotkd.losses.decoupled import deepkd_losses, top_k_schedule
 from dotkd.losses.feature import (
     attention_transfer_loss,
     hierarchical_context_loss,
     hint_loss,
+    kdsvd_loss,
     nst_loss,
 )
-from dotkd.losses.fusion import ReviewFusion
-from dotkd.losses.logit import dkd_loss, kd_loss
-from dotkd.losses.logit_relation import dist_loss, multi_level_loss
-from dotkd.losses.overhaul import (
+from dotkd.losses.learned import (
     OverhaulConnectors,
+    ReviewFusion,
+    VariationalRegressor,
     margin_from_batch_norm,
     margin_from_features,
     ofd_loss,
+    vid_loss,
+)
+from dotkd.losses.logit import (
+    deepkd_losses,
+    dist_loss,
+    dkd_loss,
+    kd_loss,
+    label_smoothing_loss,
+    multi_level_loss,
+    nkd_loss,
+    teacher_free_kd_loss,
+    top_k_schedule,
 )
 from dotkd.losses.relation import pkt_loss, rkd_loss, similarity_loss
-from dotkd.losses.singular import kdsvd_loss
-from dotkd.losses.target import label_smoothing_loss, nkd_loss, teacher_free_kd_loss
-from dotkd.losses.variational import VariationalRegressor, vid_loss
 
 __all__ = [
     "ContrastMemory",

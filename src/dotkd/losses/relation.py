@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from dotkd.losses._checks import check_non_negative, check_positive, checked_embeddings, checked_features
+from dotkd._validate import check_non_negative, check_positive, checked_embeddings, checked_features
 from dotkd.losses._numerics import rescaled, rounding_noise, unit
 
 

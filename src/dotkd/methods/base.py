@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from dotkd.losses._checks import check_non_negative
+from dotkd._validate import check_non_negative
 
 # What a method gets beside the two models' outputs and the target.
 CONTEXT = frozenset({"index", "progress"})
@@ -105,8 +105,8 @@ class Method(nn.Module, ABC):
     Attributes:
         needs: What :meth:`forward` reads: ``"logits"`` (compared class by class), ``"target"`` (one class
             for each image, so that labels cannot be mixed), ``"index"`` (sample numbers), and features: a
-            kind of :data:`dotkd.locate.KINDS`, which models find by themselves, or a name of the method's
-            own, for which the distiller asks a tap.
+            kind of :data:`~dotkd.features.paths.KINDS`, which models find by themselves, or a name of the
+            method's own, for which the distiller asks a tap.
         streams: Names of the distillation losses, where there are several: :meth:`forward` then returns a
             dictionary with one scalar for each. Empty for the usual one.
         learns: Whether :meth:`prepare` has to be called before training.

@@ -8,12 +8,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dotkd.align import as_map, as_vector
-from dotkd.locate import feature_paths
+from dotkd.features.paths import feature_paths
+from dotkd.features.shapes import as_map, as_vector
+from dotkd.features.taps import Taps
 from dotkd.losses.feature import hint_loss
 from dotkd.methods.base import Method, Outputs, Setting
 from dotkd.methods.registry import register
-from dotkd.taps import Taps
 
 _FACTOR = 2
 

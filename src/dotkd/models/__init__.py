@@ -5,8 +5,8 @@ So do those of timm, transformers and the user, which :class:`External` wraps.
 """
 
 from dotkd.models.base import ImageModel
-from dotkd.models.checkpoint import load_weights
 from dotkd.models.external import External
 from dotkd.models.registry import create_model, model_names
+from dotkd.models.weights import load_weights
 
 __all__ = ["External", "ImageModel", "create_model", "load_weights", "model_names"]

@@ -4,8 +4,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from dotkd.models.base import ImageModel
-from dotkd.models.layers import GlobalPool, conv_bn, init_fan_out
+from dotkd.models.base import GlobalPool, ImageModel, conv_bn, init_fan_out
 
 # V1: channels out and stride of each pair of a depthwise and a pointwise convolution.
 _V1 = [(64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2), *[(512, 1)] * 5, (1024, 2), (1024, 1)]

@@ -12,13 +12,12 @@ from functools import partial
 from dotkd.errors import BadInput
 from dotkd.models.base import ImageModel
 from dotkd.models.external import create_external
-from dotkd.models.external_names import is_external
 from dotkd.models.mobilenet import MobileNetV1, MobileNetV2, TinyMobileNetV2
-from dotkd.models.resnet import imagenet_resnet, thin_resnet
+from dotkd.models.resnet import WideResNet, imagenet_resnet, thin_resnet
 from dotkd.models.shufflenet import ShuffleNetV1, ShuffleNetV2
 from dotkd.models.small import CNN, MLP
 from dotkd.models.vgg import VGG
-from dotkd.models.wrn import WideResNet
+from dotkd.models.wrap import is_external
 
 _Builder = Callable[..., ImageModel]
 _DEFAULT = "cifar100"

@@ -5,8 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from dotkd.models.base import ImageModel
-from dotkd.models.layers import ChannelShuffle, GlobalPool, conv_bn
+from dotkd.models.base import ChannelShuffle, GlobalPool, ImageModel, conv_bn
 
 _STEM = 24
 _BLOCKS = (4, 8, 4)

@@ -8,8 +8,7 @@ from itertools import pairwise
 
 from torch import Tensor, nn
 
-from dotkd.models.base import ImageModel
-from dotkd.models.layers import GlobalPool
+from dotkd.models.base import GlobalPool, ImageModel
 
 
 class MLP(ImageModel):

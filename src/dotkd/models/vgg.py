@@ -4,8 +4,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from dotkd.models.base import ImageModel
-from dotkd.models.layers import GlobalPool, init_fan_out
+from dotkd.models.base import GlobalPool, ImageModel, init_fan_out
 
 _WIDTHS = (64, 128, 256, 512, 512)
 # Depth -> convolutions of each block. From 11 on the depth still counts three linear layers; one is left.

@@ -23,9 +23,9 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from dotkd.distiller import Distiller, Losses
 from dotkd.errors import BadInput
+from dotkd.features.taps import Taps
 from dotkd.methods.base import Outputs
 from dotkd.optim import DOT, MultiMomentumSGD
-from dotkd.taps import Taps
 from dotkd.train.carried import Grads, Reach, differentiable, on_demand, values_of, with_gradients
 from dotkd.train.evaluate import autocast
 from dotkd.train.objective import TaskLosses, TaskOnly

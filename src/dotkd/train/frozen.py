@@ -3,7 +3,7 @@
 import torch
 
 from dotkd.distiller import Distiller
-from dotkd.fold import fold_batch_norm
+from dotkd.models.fold import fold_batch_norm
 from dotkd.networks import lay_out
 from dotkd.recipe import Recipe
 

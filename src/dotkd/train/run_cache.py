@@ -7,13 +7,13 @@ import torch
 from torch import nn
 
 from dotkd.data import Images, StreamedImages
-from dotkd.data.augmentation import Augmentation
+from dotkd.data.augment import Augmentation
 from dotkd.distiller import Distiller
 from dotkd.errors import BadInput
 from dotkd.methods import Method, TaskMethod
 from dotkd.methods.base import NO_FEATURES
 from dotkd.recipe import Recipe
-from dotkd.recipe.run import NO_FOLDERS
+from dotkd.recipe.tables import NO_FOLDERS
 from dotkd.train.cache_rows import FileRows, MemoryRows, Rows
 from dotkd.train.evaluate import autocast
 from dotkd.train.frozen import teacher_form

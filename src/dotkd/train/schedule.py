@@ -2,7 +2,7 @@
 
 import math
 
-from dotkd.recipe.schedule import Constant, Cosine, Step
+from dotkd.recipe.tables import Constant, Cosine, Step
 
 
 def lr_factor(schedule: Constant | Step | Cosine, time: float) -> float:

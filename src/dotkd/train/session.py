@@ -15,8 +15,7 @@ from torch import Tensor, nn
 
 from dotkd.build import build_data, build_device, build_distiller, build_method, build_optimizer
 from dotkd.data import Images, Splits
-from dotkd.data.augmentation import Augmentation
-from dotkd.data.randomness import random_stream
+from dotkd.data.augment import Augmentation
 from dotkd.distiller import Distiller
 from dotkd.errors import BadInput
 from dotkd.methods import Method, TaskMethod
@@ -24,6 +23,7 @@ from dotkd.methods.base import ONE_IMAGE
 from dotkd.networks import build_student, lay_out
 from dotkd.recipe import Recipe, differing_keys, recipe_text
 from dotkd.runs import BEST, LAST, write_atomically
+from dotkd.seeding import random_stream
 from dotkd.train.compiled import Compiled
 from dotkd.train.frozen import settle_teacher
 from dotkd.train.objective import TaskOnly

@@ -13,7 +13,7 @@ from dotkd.distiller import Distiller
 from dotkd.errors import BadInput
 from dotkd.networks import build_student, build_teacher
 from dotkd.recipe import Recipe, load_recipe
-from dotkd.recipe.data import PLACE_AND_FORM
+from dotkd.recipe.tables import PLACE_AND_FORM
 from dotkd.train.epoch import OnStep
 from dotkd.train.evaluate import in_evaluation_mode
 from dotkd.train.loop import OnEpoch, check_folder, train

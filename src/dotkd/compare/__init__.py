@@ -1,0 +1,1 @@
+"""Comparisons: recipes x seeds, sweeps over a key, tuned learning rates."""
