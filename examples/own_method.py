@@ -3,7 +3,9 @@
 python examples/own_method.py
 """
 
-# ruff: noqa: ARG002  (a method need not read all that it is given)
+# ruff: noqa: ARG002  (a method need not read all of its inputs)
+
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,28 +17,25 @@ from dotkd.models import create_model
 
 @register("channel_means")
 class ChannelMeans(Method):
-    """The mean of each channel of the last stage, through a learned linear map, is to be the teacher's."""
+    """A learned linear map of the last stage's channel means predicts the teacher's channel means."""
 
-    needs = (
-        "last",
-    )  # the zoo, timm and transformers say where that is; others: taps={"last": "path.of.module"}
+    # Zoo, timm and transformers models know the path of "last"; others: taps={"last": "path.of.module"}.
+    needs = ("last",)
     learns = True
 
     def prepare(self, setting: Setting) -> None:
-        """Make the learned part, once the shapes are known."""
+        """Make the learned part from the shapes of one batch."""
         ours, theirs = setting.student_outputs.features["last"], setting.teacher_outputs.features["last"]
         self.project = nn.Linear(ours.shape[1], theirs.shape[1])
 
-    def forward(
-        self, student: Outputs, teacher: Outputs, target: Tensor, *, index: Tensor | None, progress: float
-    ) -> Tensor:
-        """Return the raw loss; the distiller weighs it."""
+    def forward(self, student: Outputs, teacher: Outputs, target: Tensor, **_: Any) -> Tensor:
+        """Return the raw loss; the distiller applies the weight."""
         ours, theirs = (outputs.features["last"].mean(dim=(2, 3)) for outputs in (student, teacher))
         return nn.functional.mse_loss(self.project(ours), theirs)
 
 
 def main() -> None:
-    """Distil a small network for one epoch."""
+    """Distill a small network for one epoch."""
     torch.manual_seed(0)
     digits, images = load_digits().train, torch.zeros(2, 1, 8, 8)
     student, teacher = (create_model(f"small/cnn{width}", 10, image_shape=(1, 8, 8)) for width in (8, 32))

@@ -8,9 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dotkd.features.paths import Where, pair_paths
-from dotkd.features.taps import Taps
-from dotkd.methods.base import NO_FEATURES, ONE_IMAGE, Method, Outputs, Setting
+from dotkd.features import FeaturePath, Taps, pair_paths
+from dotkd.methods.base import Method, Outputs, Setting
 from dotkd.methods.registry import as_method
 
 
@@ -167,7 +166,7 @@ class Distiller(nn.Module):
         teacher: nn.Module,
         method: str | Method = "kd",
         *,
-        taps: Mapping[str, Where | tuple[Where, Where]] | None = None,
+        taps: Mapping[str, FeaturePath | tuple[FeaturePath, FeaturePath]] | None = None,
         teacher_dtype: torch.dtype | None = None,
         example: Tensor | None = None,
         labels: Tensor | None = None,
@@ -182,7 +181,7 @@ class Distiller(nn.Module):
         self.teacher = teacher
         self.teacher_dtype = teacher_dtype
 
-        features = [name for name in self.method.needs if name not in NO_FEATURES]
+        features = self.method.feature_names
         self.student_paths, self.teacher_paths = pair_paths(features, student, teacher, taps or {})
         Taps(student, self.student_paths)  # a wrong path is an error now, not in the first step
         Taps(teacher, self.teacher_paths)
@@ -373,7 +372,7 @@ class Distiller(nn.Module):
                 "both need the same classes"
             )
         numbers = labels.dtype == torch.int64 and labels.shape == shape[:1]
-        mixable = not ONE_IMAGE.intersection(self.method.needs)
+        mixable = not self.method.needs_hard_labels
         probabilities = mixable and labels.is_floating_point() and labels.shape == shape
         if not (numbers or probabilities):
             either = f" or probabilities {list(shape)}" if mixable else ""

@@ -1,12 +1,11 @@
-"""Where a model has the features that methods ask for, and how those of two models are paired.
+"""Feature paths: the dotted paths at which models have the features that methods compare.
 
-A method names a *kind* of feature: ``"stages"``, ``"preacts"``, ``"last"`` or ``"pooled"``. A model says
-where it has them by four attributes, which the zoo has and any ``nn.Module`` may have; who calls may say it
-instead.
+A method names a *kind* of feature. A model tells its path by an attribute, which the zoo has and any
+``nn.Module`` may have; the caller may give another path instead.
 
 ============  =========================================================================================
-``stages``    ``stage_paths``: what each stage returns; the first of several is the stem and is left out
-``preacts``   ``preact_paths``: the same in front of the stage's last ReLU; without such, ``stages``
+``stages``    ``stage_paths``: outputs of the stages; the first of several is the stem and is left out
+``preacts``   ``preact_paths``: the same in front of each stage's last ReLU; without them, ``stages``
 ``last``      the last of ``stages``
 ``pooled``    ``pooled_path``, else the input of ``classifier_path``: the vector that is classified
 ============  =========================================================================================
@@ -20,25 +19,26 @@ from dotkd.errors import unknown
 from dotkd.features.taps import INPUT
 
 KINDS = ("stages", "preacts", "last", "pooled")
-MANY = ("stages", "preacts")
-"""The kinds that are several features; their names in a tap are ``stages.0``, ``stages.1``, ..."""
+LIST_KINDS = ("stages", "preacts")
+"""Kinds that are several features, named ``stages.0``, ``stages.1``, ... in :class:`~dotkd.features.Taps`."""
 
-Where = str | Sequence[str]
+FeaturePath = str | Sequence[str]
+"""A dotted path, or a list of them for a kind in :data:`LIST_KINDS`."""
 
 
 def feature_paths(model: nn.Module, kind: str, role: str = "model") -> list[str]:
-    """Ask a model where it has a kind of feature.
+    """Look up the paths of a kind of feature in a model's own attributes.
 
     Args:
-        model: Any module; the attributes above say where its features are.
+        model: Any module with the attributes above.
         kind: One of :data:`KINDS`.
-        role: What the error text calls the model.
+        role: Name of the model in the error text.
 
     Returns:
-        Dotted paths for :class:`~dotkd.features.taps.Taps`, from images to logits; one for single kinds.
+        Dotted paths for :class:`~dotkd.features.Taps`, from images to logits; one for single kinds.
 
     Raises:
-        ValueError: The model does not say.
+        ValueError: The model has no attribute for this kind.
 
     Example:
         >>> from dotkd.models import create_model
@@ -61,32 +61,32 @@ def feature_paths(model: nn.Module, kind: str, role: str = "model") -> list[str]
         )
     if kind == "last":
         return found[-1:]
-    return found[1:] if kind in MANY and len(found) > 1 else found
+    return found[1:] if kind in LIST_KINDS and len(found) > 1 else found
 
 
 def pair_paths(
     needs: Sequence[str],
     student: nn.Module,
     teacher: nn.Module,
-    taps: Mapping[str, Where | tuple[Where, Where]],
+    taps: Mapping[str, FeaturePath | tuple[FeaturePath, FeaturePath]],
 ) -> tuple[dict[str, str], dict[str, str]]:
-    """Find the features of two models that a method compares.
+    """Pair the feature paths of two models for a method.
 
-    Where one model has more stages than the other, as many of them are taken at even distances, the last
-    among them.
+    Of the longer of two lists, as many paths as the shorter has are taken at even distances, the last among
+    them.
 
     Args:
         needs: Kinds, or names of the method's own.
-        student: The one model.
-        teacher: The other.
-        taps: What is not to be asked of the models: kind or name -> path (a list of paths for ``stages`` and
+        student: The student.
+        teacher: The teacher.
+        taps: Paths that replace the models' own: kind or name -> path (a list of paths for ``stages`` and
             ``preacts``), or a pair (student's, teacher's); an empty string asks the model.
 
     Returns:
-        Tap name -> path, for the student and for the teacher, with the same names.
+        Feature name -> path, for the student and for the teacher, with the same names.
 
     Raises:
-        ValueError: A model does not say where a feature is, or a tap is given that no one needs.
+        ValueError: A path is missing, or one is given that the method does not need.
 
     Example:
         >>> from dotkd.models import create_model
@@ -97,8 +97,8 @@ def pair_paths(
     """
     for name in taps:
         if name not in needs:
-            said = unknown("tap", name, needs) if needs else f"tap {name!r} is not needed"
-            raise ValueError(f"{said}: the method reads {', '.join(needs) or 'no features'}")
+            problem = unknown("tap", name, needs) if needs else f"tap {name!r} is not needed"
+            raise ValueError(f"{problem}: the method reads {', '.join(needs) or 'no features'}")
     ours: dict[str, str] = {}
     theirs: dict[str, str] = {}
     for name in needs:
@@ -106,11 +106,8 @@ def pair_paths(
         pair = given if isinstance(given, tuple) else (given, given)
         if len(pair) != 2:
             raise ValueError(f"tap {name!r} must be one path or a pair (student's, teacher's), got {given!r}")
-        first, second = (
-            _paths(name, where, model, role)
-            for where, model, role in zip(pair, (student, teacher), ("student", "teacher"), strict=True)
-        )
-        if name not in MANY:
+        first, second = _paths(name, pair[0], student, "student"), _paths(name, pair[1], teacher, "teacher")
+        if name not in LIST_KINDS:
             ours[name], theirs[name] = first[0], second[0]
             continue
         count = min(len(first), len(second))
@@ -119,12 +116,13 @@ def pair_paths(
     return ours, theirs
 
 
-def _paths(name: str, where: Where, model: nn.Module, role: str) -> list[str]:
-    if where:
-        if isinstance(where, str) == (name in MANY):
-            wanted = "a list of paths" if name in MANY else "one path"
-            raise ValueError(f"tap {name!r} must be {wanted}, got {where!r}")
-        return [where] if isinstance(where, str) else list(where)
+def _paths(name: str, given: FeaturePath, model: nn.Module, role: str) -> list[str]:
+    """The given paths of a feature, or else the model's own."""
+    if given:
+        if isinstance(given, str) == (name in LIST_KINDS):
+            wanted = "a list of paths" if name in LIST_KINDS else "one path"
+            raise ValueError(f"tap {name!r} must be {wanted}, got {given!r}")
+        return [given] if isinstance(given, str) else list(given)
     if name in KINDS:
         return feature_paths(model, name, role)
     raise ValueError(

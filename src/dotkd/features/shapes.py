@@ -1,7 +1,6 @@
-"""From a student's feature to the shape of a teacher's: maps, tokens and vectors, any to any.
+"""Shapes of features: conversions between maps, tokens and vectors, and layers that predict one from another.
 
-Features are maps ``[B, C, H, W]``, token sequences ``[B, N, D]`` or vectors ``[B, D]``. Here belong the plain
-changes between the three, which learn nothing, and the layers that learn to predict one feature from another.
+Features are maps ``[B, C, H, W]``, token sequences ``[B, N, D]`` or vectors ``[B, D]``.
 """
 
 import math
@@ -11,17 +10,19 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from dotkd._validate import checked_floats, describe
+
+_FORMS = {4: "a map [B, C, H, W]", 3: "tokens [B, N, D]", 2: "a vector [B, D]"}
 _EXTRA_TOKENS = (0, 1, 2, 4, 5, 8, 9)  # class token or not, distillation token, 4 or 8 registers
 _LARGEST_KERNEL = 7
 
 
 def as_map(feature: Tensor) -> Tensor:
-    """Any feature as a map.
+    """Convert any feature to a map.
 
-    Tokens are taken for the rows of an image, with the class token, a distillation token and registers in
-    front: ``N = h * h + extra`` with the largest square that N holds. Where ``extra`` is no usual number of
-    such tokens (0, 1, 2, 4, 5, 8 or 9, fewer than there are patches), the tokens are no square image, and
-    they become one row with nothing dropped.
+    Tokens count as the patches of a square image, row by row, behind class token, distillation token and
+    registers: ``N = h * h + extra`` with the largest square in N. Where ``extra`` is not a usual number of
+    such tokens (0, 1, 2, 4, 5, 8 or 9, fewer than patches), all tokens become one row.
 
     Args:
         feature: ``[B, C, H, W]``, ``[B, N, D]`` or ``[B, D]``.
@@ -51,14 +52,13 @@ def as_map(feature: Tensor) -> Tensor:
 
 
 def as_vector(feature: Tensor) -> Tensor:
-    """Any feature as one vector per sample: the mean over its positions.
+    """Convert any feature to one vector per sample: the mean over its positions.
 
     Args:
         feature: ``[B, C, H, W]``, ``[B, N, D]`` or ``[B, D]``.
 
     Returns:
-        ``[B, C]`` or ``[B, D]``: a map averaged over H and W, tokens averaged over all N of them, a vector as
-        it is.
+        ``[B, C]`` or ``[B, D]``: a map averaged over H and W, tokens averaged over N, a vector as it is.
 
     Raises:
         ValueError: The feature has another number of dimensions.
@@ -76,7 +76,7 @@ def as_vector(feature: Tensor) -> Tensor:
 class ConvRegressor(nn.Module):
     """Predicts a teacher's map from a student's: one convolution, batch norm and ReLU.
 
-    Which convolution depends on how the student's sides compare with the teacher's:
+    The student's height and width against the teacher's decide the convolution:
 
     =====================  =================================================================
     twice as large         3x3, stride 2, padding 1
@@ -86,16 +86,16 @@ class ConvRegressor(nn.Module):
                            bilinear interpolation after it to the teacher's
     =====================  =================================================================
 
-    The first three are as published for FitNets, with its ``state_dict`` keys ``conv.*`` and ``bn.*``; the
-    last is ours, for pairs that have none there, and has the same keys.
+    The first three are the published ones of FitNets, with its ``state_dict`` keys ``conv.*`` and ``bn.*``.
+    The last, with the same keys, covers the other pairs.
 
     Args:
-        student_shape: ``[B, C, H, W]`` of the student's map, such as ``feature.shape``; B does not matter.
+        student_shape: ``[B, C, H, W]`` of the student's map, such as ``feature.shape``; B is not used.
         teacher_shape: The same of the teacher's.
-        relu: Whether the prediction is rectified, as suits a teacher's map that is.
+        relu: Rectify the prediction, for a teacher's map that is rectified.
 
     Raises:
-        ValueError: A shape has not four sizes of at least 1.
+        ValueError: A shape is not four sizes >= 1.
 
     Example:
         >>> regressor = ConvRegressor((2, 8, 8, 8), (2, 16, 4, 4))
@@ -116,7 +116,7 @@ class ConvRegressor(nn.Module):
         super().__init__()
         for name, shape in (("student_shape", student_shape), ("teacher_shape", teacher_shape)):
             if len(shape) != 4 or min(shape) < 1:
-                raise ValueError(f"{name} must be [B, C, H, W], each at least 1, got {list(shape)}")
+                raise ValueError(f"{name} must be [B, C, H, W], each >= 1, got {list(shape)}")
         self.relu = relu
         self.size: tuple[int, int] | None = None  # the teacher's sides, where the map is resized to them
         self.bn = nn.BatchNorm2d(teacher_shape[1])
@@ -143,12 +143,10 @@ class ConvRegressor(nn.Module):
             A map of the teacher's shape.
 
         Raises:
-            ValueError: The feature is no map of that many channels.
+            ValueError: The feature is not a map of that many channels.
         """
         if feature.ndim != 4 or feature.shape[1] != self.conv.in_channels:
-            raise ValueError(
-                f"feature must be [B, {self.conv.in_channels}, H, W], got shape {list(feature.shape)}"
-            )
+            raise ValueError(f"feature must be [B, {self.conv.in_channels}, H, W], got {describe(feature)}")
         if self.size is None:
             predicted = self.conv(feature)
         else:
@@ -160,30 +158,22 @@ class ConvRegressor(nn.Module):
         return torch.relu(predicted) if self.relu else predicted
 
     def extra_repr(self) -> str:
-        """The flag and the size, for ``repr``.
-
-        Returns:
-            One line.
-        """
+        """Options, for ``repr``."""
         return f"relu={self.relu}" + (f", size={self.size}" if self.size else "")
 
 
-def _unchanged(feature: Tensor) -> Tensor:
-    return feature
-
-
 class Aligner(nn.Module):
-    """A student's feature in, a prediction of the teacher's out, to be compared with :meth:`target`.
+    """Predicts the teacher's feature from the student's, for a comparison with :meth:`target`.
 
-    Made by :func:`make_aligner`. ::
+    Made by :func:`make_aligner`::
 
         loss = functional.mse_loss(aligner(student_feature), aligner.target(teacher_feature))
 
     Args:
-        predict: What learns.
-        student_form: What is done to the student's feature before it.
-        teacher_form: What is done to the teacher's feature before it is compared.
-        dims: How many dimensions the student's and the teacher's feature have.
+        predict: The layer that learns.
+        student_form: Conversion of the student's feature in front of ``predict``.
+        teacher_form: Conversion of the teacher's feature.
+        dims: Number of dimensions of the student's and the teacher's feature.
 
     Example:
         >>> aligner = make_aligner(torch.zeros(2, 8, 4, 4), torch.zeros(2, 17, 6))
@@ -208,36 +198,36 @@ class Aligner(nn.Module):
         """Predict the teacher's feature.
 
         Args:
-            feature: The student's, as its model has it.
+            feature: The student's feature, as the model returns it.
 
         Returns:
             A tensor of the shape of :meth:`target`.
 
         Raises:
-            ValueError: The feature has not as many dimensions as that for which this was made.
+            ValueError: The feature has another number of dimensions.
         """
         _check_rank("student_feature", feature, self.dims[0])
         predicted: Tensor = self.predict(self.student_form(feature))
         return predicted
 
     def target(self, feature: Tensor) -> Tensor:
-        """The teacher's feature in the form in which it is predicted.
+        """Convert the teacher's feature to the form of the prediction.
 
         Args:
-            feature: The teacher's, as its model has it.
+            feature: The teacher's feature, as the model returns it.
 
         Returns:
-            The feature as it is, or as a map where :func:`make_aligner` says so.
+            The feature as it is, or as a map, see :func:`make_aligner`.
 
         Raises:
-            ValueError: The feature has not as many dimensions as that for which this was made.
+            ValueError: The feature has another number of dimensions.
         """
         _check_rank("teacher_feature", feature, self.dims[1])
         return self.teacher_form(feature)
 
 
 def make_aligner(student_feature: Tensor, teacher_feature: Tensor, *, relu: bool | None = None) -> Aligner:
-    """Make the layers that predict a teacher's feature from a student's, whatever forms the two have.
+    """Make the layers that predict a teacher's feature from a student's, for any two forms.
 
     ==================  =================================  =======================  =================
     teacher's           student's                          predicted by             compared with
@@ -248,20 +238,20 @@ def make_aligner(student_feature: Tensor, teacher_feature: Tensor, *, relu: bool
     map                 any, by :func:`as_map`             :class:`ConvRegressor`   the map
     ==================  =================================  =======================  =================
 
-    As many tokens are compared one by one, the class token among them.
+    Token sequences of equal length are compared one by one, the class token included.
 
     Args:
-        student_feature: ``[B, C, H, W]``, ``[B, N, D]`` or ``[B, D]``: an example, whose shape is used.
-        teacher_feature: The same of the teacher, whose B may be another.
-        relu: Whether a predicted map is rectified; None to rectify where the teacher's example has no
-            negative value. Does not concern vectors and tokens.
+        student_feature: ``[B, C, H, W]``, ``[B, N, D]`` or ``[B, D]``: an example for the shape.
+        teacher_feature: An example of the teacher's feature; its B may differ.
+        relu: Rectify a predicted map; None rectifies if the teacher's example has no negative value. Not
+            used for vectors and tokens.
 
     Returns:
         The layers, on the device of the student's feature and in its dtype, at least float32; their weights
         are drawn from torch's global generator.
 
     Raises:
-        ValueError: A feature is empty, no floating point, or has another number of dimensions.
+        ValueError: A feature is empty, not floating point, or has another number of dimensions.
 
     Example:
         >>> student, teacher = torch.randn(2, 8, 8, 8), torch.randn(2, 16, 4, 4)
@@ -270,11 +260,7 @@ def make_aligner(student_feature: Tensor, teacher_feature: Tensor, *, relu: bool
         True
     """
     for name, feature in (("student_feature", student_feature), ("teacher_feature", teacher_feature)):
-        _check_rank(name, feature)
-        if feature.numel() == 0 or not feature.is_floating_point():
-            raise ValueError(
-                f"{name} must be floating point and not empty, got {feature.dtype} {list(feature.shape)}"
-            )
+        checked_floats(name, feature, "of 2, 3 or 4 dimensions", feature.ndim in _FORMS)
     dims = student_feature.ndim, teacher_feature.ndim
     linear = student_feature.shape[-1], teacher_feature.shape[-1]
     predict: nn.Module
@@ -291,10 +277,11 @@ def make_aligner(student_feature: Tensor, teacher_feature: Tensor, *, relu: bool
     return aligner.to(student_feature.device, torch.promote_types(student_feature.dtype, torch.float32))
 
 
-_FORMS = {4: "a map [B, C, H, W]", 3: "tokens [B, N, D]", 2: "a vector [B, D]"}
+def _unchanged(feature: Tensor) -> Tensor:
+    return feature
 
 
 def _check_rank(name: str, feature: Tensor, wanted: int | None = None) -> None:
     if feature.ndim not in _FORMS or wanted not in {None, feature.ndim}:
         right = " or ".join(_FORMS.values()) if wanted is None else _FORMS[wanted]
-        raise ValueError(f"{name} must be {right}, got shape {list(feature.shape)}")
+        raise ValueError(f"{name} must be {right}, got {describe(feature)}")

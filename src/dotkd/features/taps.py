@@ -1,8 +1,7 @@
-"""Features of any module by dotted path, read by forward hooks: the module's code is not touched.
+"""Taps: features of any module by dotted path, read with forward hooks.
 
-A tap lives for one forward pass. Its hooks are set when the pass starts and removed when it ends,
-however it ends, so that a tapped module can be copied, saved and deployed as if nothing had been
-there, and no activation outlives the caller's interest in it.
+Hooks are set when a forward pass starts and removed when it ends, also by an exception, so that a tapped
+module can be copied, saved and deployed like any other, and no activation is kept.
 """
 
 from collections.abc import Callable, Mapping
@@ -13,25 +12,25 @@ import torch
 from torch import Tensor, nn
 
 INPUT = ":input"
-"""Behind a path: not what the submodule returns, but what it gets."""
+"""Suffix of a path: read the submodule's input instead of its output."""
 
 
 class Taps:
-    """Call a module and read the outputs of some of its submodules on the way.
+    """Calls a module and reads the outputs of some of its submodules.
 
-    Each tap must name one tensor. So a tapped submodule has to run exactly once per forward pass,
-    return a tensor, and nobody may overwrite that tensor afterwards: an in-place activation behind
-    a tapped batch norm would silently turn the feature into its rectified self. All three are
-    errors (the last is invisible in a module compiled by inductor). Features keep their graph.
+    Each tap must name one tensor: a tapped submodule must run exactly once per forward pass and return a
+    tensor that nothing overwrites afterwards (an in-place activation behind a tapped batch norm would
+    rectify the feature). Otherwise the call raises; in-place changes are invisible in a module compiled by
+    inductor. Features keep their graph.
 
     Args:
         module: The module to call.
-        paths: Feature name -> dotted path of a submodule, as ``module.named_modules()`` spells it;
-            the empty path is the module itself. With ``:input`` behind it, what the submodule gets as
-            its first argument is read instead of what it returns. May be empty.
+        paths: Feature name -> dotted path of a submodule, as in ``module.named_modules()``; the empty path
+            is the module itself. With the suffix ``:input`` the submodule's first argument is read instead
+            of its output. May be empty.
 
     Raises:
-        ValueError: If a path leads nowhere; the message lists the nearest paths that exist.
+        ValueError: If there is no submodule at a path; the message lists the nearest paths.
 
     Example:
         >>> net = nn.Sequential(nn.Linear(4, 3), nn.Tanh(), nn.Linear(3, 2))
@@ -51,21 +50,21 @@ class Taps:
         """Run one forward pass.
 
         Args:
-            *args: What the module takes.
-            **kwargs: What the module takes.
+            *args: Arguments of the module.
+            **kwargs: Keyword arguments of the module.
 
         Returns:
             The module's output and the tapped features by name, in the order of ``paths``.
 
         Raises:
-            RuntimeError: If a tapped submodule did not run exactly once, or its output was
-                changed in place later in the pass.
+            RuntimeError: If a tapped submodule did not run exactly once, or its output was changed in place
+                later in the pass.
         """
         recorded: dict[str, list[tuple[Tensor, int]]] = {name: [] for name in self.paths}
         handles = []
         try:
             for name, path in self.paths.items():
-                # Looked up anew in each pass: the owner may have replaced a submodule since.
+                # Looked up in each pass: a submodule may have been replaced.
                 target = _submodule(self.module, name, path)
                 hook = _recorder(name, path, recorded[name])
                 if path.endswith(INPUT):
@@ -79,7 +78,7 @@ class Taps:
         features = {}
         for name, path in self.paths.items():
             if len(recorded[name]) != 1:
-                raise RuntimeError(_how_often(name, path, len(recorded[name])))
+                raise RuntimeError(_run_count_message(name, path, len(recorded[name])))
             feature, version = recorded[name][0]
             if _version(feature) != version:
                 raise RuntimeError(
@@ -106,10 +105,11 @@ def _submodule(module: nn.Module, name: str, path: str) -> nn.Module:
         ) from None
 
 
-# A forward hook that keeps the output and the number of in-place writes it has seen so far.
 def _recorder(
     name: str, path: str, record: list[tuple[Tensor, int]]
 ) -> Callable[[nn.Module, Any, Any], None]:
+    """A forward hook that records the output and its version counter."""
+
     def hook(_module: nn.Module, _inputs: Any, output: Any) -> None:
         if not isinstance(output, Tensor):
             verb = "gets" if path.endswith(INPUT) else "returns"
@@ -130,14 +130,14 @@ def _on_input(hook: Callable[[nn.Module, Any, Any], None]) -> Callable[[nn.Modul
 
 
 def _version(tensor: Tensor) -> int:
-    # Inference tensors keep no count. A compiler meets none here, and the question would make it
-    # split its graph at every tap.
+    # Inference tensors have no version counter. Under a compiler, which sees none of them, the question would
+    # split the graph at every tap.
     if not torch.compiler.is_compiling() and tensor.is_inference():
         return 0
     return tensor._version
 
 
-def _how_often(name: str, path: str, count: int) -> str:
+def _run_count_message(name: str, path: str, count: int) -> str:
     if count == 0:
         return (
             f"tap {name!r}: {path!r} did not run in this forward pass, or ran inside a graph that "

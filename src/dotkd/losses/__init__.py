@@ -1,8 +1,9 @@
-"""Distillation losses: pure functions of the student's and the teacher's tensors.
+"""Distillation losses: functions of the student's and the teacher's tensors that return an unweighted scalar.
 
-Each returns an unweighted scalar; weights and ramps belong to ``dotkd.methods``. What a loss learns
-or remembers is a plain module beside it that knows shapes and channels only.
-None of them detaches the teacher: who calls a loss decides whom it teaches.
+``logit`` compares logits, ``feature`` feature maps, ``relation`` relations among the samples of a batch;
+``learned`` and ``contrast`` hold the losses with learned parts, which are plain modules that know shapes
+and channels only. Weights and ramps belong to ``dotkd.methods``. No loss detaches the teacher: the caller
+decides who learns.
 """
 
 from dotkd.losses.contrast import ContrastMemory, crd_loss

@@ -8,25 +8,28 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from dotkd._validate import check_count, checked_alike, checked_features
+from dotkd._validate import check_integer, checked_alike, checked_features
 from dotkd.losses._numerics import pooled_to_the_smaller, rescaled, unit
 
-# The sizes to which hierarchical_context_loss pools a map, beside the map as it is.
+# Sizes to which hierarchical_context_loss pools a map, beside the map as it is.
 _CONTEXT_SIZES = (4, 2, 1)
+# kdsvd_loss, as published, looks among this many more of the student's vectors than of the teacher's.
+_EXTRA_CANDIDATES = 3
+# Squared singular values closer than this many rounding units of the largest count as equal.
+_EQUAL = 100
 
 
 def hint_loss(student: Tensor, teacher: Tensor) -> Tensor:
-    r"""Hints: the student's feature becomes the teacher's, in the mean square.
+    r"""Hints: the mean squared error between the student's feature and the teacher's.
 
     .. math::
         L = \frac{1}{n} \sum_{i=1}^{n} (F^S_i - F^T_i)^2
 
-    with :math:`F^S` = ``student``, :math:`F^T` = ``teacher`` and n the number of their elements.
-    Where the two models differ in width, the student's feature goes through a learned projection
-    first, as FitNets do.
+    with :math:`F^S` = ``student``, :math:`F^T` = ``teacher`` and n the number of their elements. Where the
+    two models differ in width, the student's feature goes through a learned projection first, as in
+    FitNets.
 
-    Gradients flow to both arguments, as in every loss here: detach the teacher when only the
-    student learns.
+    Gradients flow to both arguments: detach the teacher when only the student learns.
 
     Args:
         student: Floating point, of any shape that is not empty.
@@ -36,7 +39,7 @@ def hint_loss(student: Tensor, teacher: Tensor) -> Tensor:
         A scalar, at least float32.
 
     Raises:
-        ValueError: If the shapes differ, or a tensor is empty or no floating point.
+        ValueError: If the shapes differ, or a tensor is empty or not floating point.
 
     Example:
         >>> hint_loss(torch.tensor([[1.0, 2.0]]), torch.tensor([[1.0, 5.0]])).item()  # 9 / 2
@@ -51,7 +54,7 @@ def hint_loss(student: Tensor, teacher: Tensor) -> Tensor:
 def attention_transfer_loss(
     student_features: Sequence[Tensor], teacher_features: Sequence[Tensor], *, p: float = 2
 ) -> Tensor:
-    r"""Attention transfer: the student looks at the places at which the teacher looks.
+    r"""Attention transfer: the student attends to the same positions as the teacher.
 
     .. math::
         L = \sum_l \frac{1}{B h w} \sum_{b=1}^{B}
@@ -59,33 +62,33 @@ def attention_transfer_loss(
         \qquad Q = \frac{1}{C} \sum_{c=1}^{C} |F_c|^p
 
     with F one sample of the l-th map in ``student_features`` (S) or ``teacher_features`` (T), C its
-    channels and p = ``p``. Where two maps differ in height or width, the larger one is first
-    averaged down to the smaller, :math:`h \times w`. The channels may differ: they are averaged.
+    channels and p = ``p``. Where two maps differ in height or width, the larger one is first averaged down
+    to the smaller, :math:`h \times w`. The channels may differ: they are averaged.
 
-    Because of the norms the loss does not depend on the scale of a sample's map. A map of zeros has
-    no attention: it counts as Q = 0, without a gradient. Gradients flow to both arguments.
+    The norms make the loss independent of the scale of a sample's map. A map of zeros counts as Q = 0 and
+    passes no gradient. Otherwise gradients flow to both arguments.
 
     Args:
         student_features: Maps ``[B, C, H, W]``, floating point, from shallow to deep.
         teacher_features: One map ``[B, C', H', W']`` for each map of the student.
-        p: Exponent, >= 1; higher values look at the strongest activations only.
+        p: Exponent, >= 1; higher values attend to the strongest activations only.
 
     Returns:
-        A scalar, at least float32: summed over the maps, averaged over samples and places.
+        A scalar, at least float32: summed over the maps, averaged over samples and positions.
 
     Raises:
         ValueError: If the lists, shapes or dtypes do not fit, or p is below 1.
 
     Example:
-        >>> student = torch.tensor([[[[3.0, 0.0]]]])  # looks left
-        >>> teacher = torch.tensor([[[[0.0, 1.0]], [[0.0, -2.0]]]])  # looks right
+        >>> student = torch.tensor([[[[3.0, 0.0]]]])  # attends to the left
+        >>> teacher = torch.tensor([[[[0.0, 1.0]], [[0.0, -2.0]]]])  # attends to the right
         >>> attention_transfer_loss([student], [teacher]).item()
         1.0
 
     Reference:
-        Zagoruyko and Komodakis, "Paying More Attention to Attention", ICLR 2017, arXiv 1612.03928,
-        section 3.1; averaged over places as in the widely used reimplementations, where the paper's
-        norm is a sum.
+        Zagoruyko and Komodakis, "Paying More Attention to Attention", ICLR 2017, arXiv 1612.03928, section
+        3.1; averaged over positions as in the widely used reimplementations, where the paper's norm is a
+        sum.
     """
     if not (math.isfinite(p) and p >= 1):
         raise ValueError(f"p must be a finite number >= 1, got {p}")
@@ -96,8 +99,13 @@ def attention_transfer_loss(
     return torch.stack(losses).sum()
 
 
+def _attention(maps: Tensor, p: float) -> Tensor:
+    """Attention over positions, ``[B, H * W]``, each row of norm 1."""
+    return unit(rescaled(maps, dim=(1, 2, 3)).abs().pow(p).mean(dim=1).flatten(1), dim=1)
+
+
 def nst_loss(student_features: Sequence[Tensor], teacher_features: Sequence[Tensor]) -> Tensor:
-    r"""Neuron selectivity transfer: the channels of both models respond to the same places.
+    r"""Neuron selectivity transfer: the channels of both models respond to the same positions.
 
     .. math::
         L = \sum_l \frac{1}{B} \sum_{b=1}^{B} \left[
@@ -106,11 +114,11 @@ def nst_loss(student_features: Sequence[Tensor], teacher_features: Sequence[Tens
         \qquad k(x, y) = \Big( \frac{x \cdot y}{\|x\|_2 \, \|y\|_2} \Big)^2
 
     with :math:`s_i` (:math:`t_j`) the pixels of channel i (j) of one sample of the l-th map in
-    ``student_features`` (``teacher_features``), the larger of two maps first averaged down to the
-    smaller. It is the squared maximum mean discrepancy between the two sets of channels under a
-    polynomial kernel, so the order of the channels, their number and their scales play no part.
+    ``student_features`` (``teacher_features``), the larger of two maps first averaged down to the smaller.
+    This is the squared maximum mean discrepancy between the two sets of channels under a polynomial kernel:
+    it does not depend on the order, the number or the scale of the channels.
 
-    A channel of zeros counts with k = 0, without a gradient. Gradients flow to both arguments.
+    A channel of zeros counts with k = 0 and passes no gradient. Otherwise gradients flow to both arguments.
 
     Args:
         student_features: Maps ``[B, C, H, W]``, floating point.
@@ -129,8 +137,8 @@ def nst_loss(student_features: Sequence[Tensor], teacher_features: Sequence[Tens
         2.0
 
     Reference:
-        Huang and Wang, "Like What You Like: Knowledge Distill via Neuron Selectivity Transfer",
-        2017, arXiv 1707.01219, section 4, with the polynomial kernel of degree 2.
+        Huang and Wang, "Like What You Like: Knowledge Distill via Neuron Selectivity Transfer", 2017,
+        arXiv 1707.01219, section 4, with the polynomial kernel of degree 2.
     """
     losses = []
     for student, teacher in checked_features(student_features, teacher_features):
@@ -141,10 +149,15 @@ def nst_loss(student_features: Sequence[Tensor], teacher_features: Sequence[Tens
     return torch.stack(losses).sum()
 
 
+def _mean_kernel(channels: Tensor, others: Tensor) -> Tensor:
+    """The mean of k(x, y) over samples and pairs of channels ``[B, C, H * W]`` of norm 1."""
+    return (channels @ others.mT).square().mean()
+
+
 def hierarchical_context_loss(
     student_features: Sequence[Tensor], teacher_features: Sequence[Tensor]
 ) -> Tensor:
-    r"""Hierarchical context: the maps agree as they are, and averaged over ever larger areas.
+    r"""Hierarchical context: the mean squared error of the maps and of coarser and coarser averages of them.
 
     .. math::
         L = \sum_l \frac{\mathrm{MSE}(F^S_l, F^T_l)
@@ -152,10 +165,8 @@ def hierarchical_context_loss(
             {1 + \sum_i 2^{-i}}
 
     with :math:`F_l` the l-th map in ``student_features`` (S) or ``teacher_features`` (T),
-    :math:`\mathrm{pool}_n` the average pooling to n x n, and :math:`n_1, n_2, \dots` those of the
-    sizes 4, 2, 1 that are smaller than the map (than the shorter of its sides).
-
-    Gradients flow to both arguments.
+    :math:`\mathrm{pool}_n` the average pooling to n x n, and :math:`n_1, n_2, \dots` those of the sizes 4,
+    2, 1 that are smaller than the shorter side of the map. Gradients flow to both arguments.
 
     Args:
         student_features: Maps ``[B, C, H, W]``, floating point.
@@ -174,8 +185,8 @@ def hierarchical_context_loss(
         1.6667
 
     Reference:
-        Chen, Liu, Zhao and Jia, "Distilling Knowledge via Knowledge Review", CVPR 2021,
-        arXiv 2104.09044, section 3.3; the weights are those of the published code.
+        Chen, Liu, Zhao and Jia, "Distilling Knowledge via Knowledge Review", CVPR 2021, arXiv 2104.09044,
+        section 3.3; the weights are those of the published code.
     """
     losses = []
     for student, teacher in checked_features(student_features, teacher_features, same_shape=True):
@@ -190,53 +201,39 @@ def hierarchical_context_loss(
     return torch.stack(losses).sum()
 
 
-# Where the samples look: [B, H * W], each row of norm 1.
-def _attention(maps: Tensor, p: float) -> Tensor:
-    return unit(rescaled(maps, dim=(1, 2, 3)).abs().pow(p).mean(dim=1).flatten(1), dim=1)
-
-
-# The mean of k(x, y) over samples and pairs of channels, given channels [B, C, H * W] of norm 1.
-def _mean_kernel(channels: Tensor, others: Tensor) -> Tensor:
-    return (channels @ others.mT).square().mean()
-
-
-# The published loss looks among this many more of the student's vectors than of the teacher's.
-_CANDIDATES = 3
-# Squared singular values closer than this many units of rounding of the largest count as equal.
-_EQUAL = 100
+# ---------------------------------------------------------------- singular vectors
 
 
 def kdsvd_loss(
     student_features: Sequence[Tensor], teacher_features: Sequence[Tensor], *, k: int = 1
 ) -> Tensor:
-    r"""Singular vectors: the leading directions change from map to map as they do in the teacher.
+    r"""Singular vectors: the leading directions change from map to map as in the teacher.
 
     .. math::
         L = \frac{1}{B} \sum_{l \geq 2} \sum_{b, i, j, m}
             \big( R^S_{lbijm} - R^T_{lbijm} \big)^2, \qquad
         R_{lbijm} = \exp\Big( -\tfrac18 \big( v_{lbim} - v_{(l-1)bjm} \big)^2 \Big)
 
-    A sample of the l-th map, ``[C, H, W]``, is read as a matrix of C H rows and W columns. In
-    :math:`R^T`, the :math:`v_{lb \cdot m}` with m = 1 ... ``k`` are the leading right singular
-    vectors of the teacher's matrix, each scaled by its share of the teacher's leading singular
-    values, :math:`\sigma_m / \|(\sigma_1 \dots \sigma_k)\|_2`. In :math:`R^S` they are the student's:
-    of its leading k + 3 the one with the largest absolute cosine to the teacher's m-th, turned to
-    its side, and scaled like the teacher's. Choice and turn count as constants. The scale of a map
-    plays no part.
+    A sample of the l-th map, ``[C, H, W]``, is read as a matrix of C H rows and W columns. In :math:`R^T`,
+    the :math:`v_{lb \cdot m}` with m = 1 ... ``k`` are the leading right singular vectors of the teacher's
+    matrix, each scaled by its share of the leading singular values, :math:`\sigma_m / \|(\sigma_1 \dots
+    \sigma_k)\|_2`. In :math:`R^S` they are the student's: of its leading k + 3 vectors the one with the
+    largest absolute cosine to the teacher's m-th, with the teacher's sign and scale. Choice and sign count
+    as constants. The scale of a map does not matter.
 
-    Singular values so near to each other that rounding decides which vector is which
-    (:math:`|\sigma_i^2 - \sigma_j^2|` within about 1e-5 of the largest square in float32, 2e-14 in
-    float64) pass no gradient between their vectors; so gradients are finite for maps of zeros and
-    of low rank. Otherwise gradients flow to both arguments.
+    Singular values so close that rounding decides which vector is which (:math:`|\sigma_i^2 - \sigma_j^2|`
+    within about 1e-5 of the largest square in float32, 2e-14 in float64) pass no gradient between their
+    vectors, so that gradients are finite for maps of zeros and of low rank. Otherwise gradients flow to
+    both arguments.
 
     The sign of a singular vector is the choice of the linear-algebra library, and the loss between
-    neighbouring maps depends on the teacher's: another device or library can give another value.
-    On a GPU the decomposition waits for the device, and is slow.
+    neighbouring maps depends on the teacher's: another device or library can give another value. On a GPU
+    the decomposition waits for the device, and is slow.
 
     Args:
         student_features: At least two maps ``[B, C, H, W]``, floating point, from shallow to deep.
         teacher_features: One map ``[B, C', H', W]`` of the same width for each map of the student.
-        k: How many singular vectors of the teacher to follow, from 1 to the least width.
+        k: Number of the teacher's singular vectors to follow, from 1 to the smallest width.
 
     Returns:
         A scalar, at least float32: summed over neighbouring maps, averaged over the samples.
@@ -253,18 +250,18 @@ def kdsvd_loss(
         True
 
     Reference:
-        Lee, Kim and Song, "Self-supervised Knowledge Distillation Using Singular Value
-        Decomposition", ECCV 2018, arXiv 1807.06819. The paper decomposes matrices of H W rows and C
-        columns; with C H and W, as here, the published CIFAR-100 numbers were made, and the widths
-        C of the two models may differ.
+        Lee, Kim and Song, "Self-supervised Knowledge Distillation Using Singular Value Decomposition", ECCV
+        2018, arXiv 1807.06819. The paper decomposes matrices of H W rows and C columns. The published
+        CIFAR-100 numbers were made with C H rows and W columns, as here, where the channels of the two
+        models may differ.
     """
-    check_count("k", k)
     pairs = checked_features(student_features, teacher_features)
-    _check_widths(pairs, k)
+    _check_widths(pairs)
+    check_integer("k", k, low=1, high=min(student.shape[3] for student, _ in pairs))
     before: tuple[Tensor, Tensor] | None = None
     losses = []
     for student, teacher in pairs:
-        our_vectors = _singular(student)[1][..., : k + _CANDIDATES]
+        our_vectors = _singular(student)[1][..., : k + _EXTRA_CANDIDATES]
         values, their_vectors = (part[..., :k] for part in _singular(teacher))
         shares = unit(values, dim=1).unsqueeze(1)
         now = _aligned(our_vectors, their_vectors) * shares, their_vectors * shares
@@ -275,7 +272,7 @@ def kdsvd_loss(
     return torch.stack(losses).sum()
 
 
-def _check_widths(pairs: list[tuple[Tensor, Tensor]], k: int) -> None:
+def _check_widths(pairs: list[tuple[Tensor, Tensor]]) -> None:
     if len(pairs) < 2:
         raise ValueError("student_features must hold at least 2 maps, because neighbours are compared, got 1")
     for number, (student, teacher) in enumerate(pairs):
@@ -284,28 +281,25 @@ def _check_widths(pairs: list[tuple[Tensor, Tensor]], k: int) -> None:
                 f"student_features[{number}] and teacher_features[{number}] must have the same width W, "
                 f"got {student.shape[3]} and {teacher.shape[3]}"
             )
-    least = min(student.shape[3] for student, _ in pairs)
-    if k > least:
-        raise ValueError(f"k must be at most the least width of the maps, {least}, got {k}")
 
 
-# For each of the teacher's vectors [B, W, k] the nearest of the student's [B, W, n], on its side.
 def _aligned(student: Tensor, teacher: Tensor) -> Tensor:
+    """For each teacher vector ``[B, W, k]`` the nearest of the student's ``[B, W, n]``, with its sign."""
     cosines = student.detach().mT @ teacher.detach()
     sizes = cosines.abs()
     nearest = sizes == sizes.amax(dim=1, keepdim=True)
     return student @ torch.where(nearest, cosines.sign(), 0.0)
 
 
-# [B, W, k] and [B, W', k] -> [B, W, W', k].
 def _kernel(vectors: Tensor, before: Tensor) -> Tensor:
+    """``[B, W, k]`` and ``[B, W', k]`` to ``[B, W, W', k]``."""
     return (-(vectors.unsqueeze(2) - before.unsqueeze(1)).square() / 8).exp()
 
 
-# Singular values [B, W] and right singular vectors [B, W, W] of maps, leading first, up to a scale.
 def _singular(maps: Tensor) -> tuple[Tensor, Tensor]:
+    """Singular values ``[B, W]`` and right singular vectors ``[B, W, W]``, leading first, up to a scale."""
     matrices = rescaled(maps, dim=(1, 2, 3)).flatten(1, 2)
-    # Rows of zeros change neither, and with W rows or more there are W of both.
+    # Rows of zeros change neither; with W rows or more, both have W entries.
     missing = max(0, matrices.shape[2] - matrices.shape[1])
     padded = functional.pad(matrices, (0, 0, 0, missing))
     values, vectors = _RightSingular.apply(padded)  # type: ignore[no-untyped-call]
@@ -322,12 +316,12 @@ class _RightSingular(torch.autograd.Function):
         ctx.save_for_backward(matrices, values, vectors)
         return values, vectors
 
-    # With A the matrix, V the vectors and M = A'A = V diag(s^2) V':
-    #   d s_j = u_j' dA v_j with u_j = A v_j / s_j,
-    #   d v_j = sum over i of v_i (v_i' dM v_j) / (s_j^2 - s_i^2).
-    # Written in differentiable steps, so that second derivatives are right too.
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        # With A the matrix, V the vectors and M = A'A = V diag(s^2) V':
+        #   d s_j = u_j' dA v_j with u_j = A v_j / s_j,
+        #   d v_j = sum over i of v_i (v_i' dM v_j) / (s_j^2 - s_i^2).
+        # Written in differentiable steps, so that second derivatives are right too.
         (matrices, values, vectors), (of_values, of_vectors) = ctx.saved_tensors, gradients
         rounding = _EQUAL * torch.finfo(values.dtype).eps
         row, column = values.unsqueeze(-1), values.unsqueeze(-2)

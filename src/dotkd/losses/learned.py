@@ -1,4 +1,8 @@
-"""Feature losses with learned parts: VID, OFD and ReviewKD."""
+"""Feature losses with learned parts: VID (variational), OFD (overhaul) and ReviewKD (knowledge review).
+
+Each learned part is a plain module that knows the channels of the two models; its ``state_dict`` holds all
+it needs.
+"""
 
 import math
 from collections.abc import Sequence
@@ -7,75 +11,24 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dotkd._validate import check_count, check_positive, check_same_shape, in_one_dtype
+from dotkd._validate import (
+    check_count,
+    check_positive,
+    check_same_shape,
+    checked_floats,
+    describe,
+    in_one_dtype,
+)
 from dotkd.losses._numerics import pooled_to_the_smaller
 
-
-def check_channel_pairs(student_channels: Sequence[int], teacher_channels: Sequence[int]) -> None:
-    """Refuse lists of widths that do not give one student's and one teacher's width per feature.
-
-    Args:
-        student_channels: The student's channels by feature.
-        teacher_channels: The teacher's channels by feature.
-
-    Raises:
-        ValueError: If the lists are empty or differ in length, or a width is not at least 1.
-    """
-    if len(student_channels) != len(teacher_channels) or not student_channels:
-        raise ValueError(
-            "student_channels and teacher_channels must have one entry for each feature, "
-            f"got {list(student_channels)} and {list(teacher_channels)}"
-        )
-    for name, widths in (("student_channels", student_channels), ("teacher_channels", teacher_channels)):
-        for number, width in enumerate(widths):
-            check_count(f"{name}[{number}]", width)
+# margin_from_batch_norm: where mean / std exceeds this, the difference of two almost equal numbers gives
+# way to a series.
+_TAIL = 50.0
+# ReviewFusion: the published bound on the width in which features are fused.
+_WIDEST = 512
 
 
-def checked_map(name: str, feature: Tensor, channels: int | None = None) -> Tensor:
-    """Accept a feature map, of a given width if one is given.
-
-    Args:
-        name: What the message calls it.
-        feature: What should be ``[B, C, H, W]``.
-        channels: C, or None for any.
-
-    Returns:
-        The map in at least float32.
-
-    Raises:
-        ValueError: If the shape does not fit or the dtype is no floating point.
-    """
-    if feature.ndim != 4 or feature.numel() == 0 or channels not in (None, feature.shape[1]):
-        width = "C" if channels is None else channels
-        raise ValueError(f"{name} must be [B, {width}, H, W], not empty, got shape {list(feature.shape)}")
-    if not feature.is_floating_point():
-        raise ValueError(f"{name} must be floating point, got {feature.dtype}")
-    return feature.to(torch.promote_types(feature.dtype, torch.float32))
-
-
-def checked_maps(name: str, features: Sequence[Tensor], channels: Sequence[int]) -> list[Tensor]:
-    """Accept feature maps, one for each width.
-
-    Args:
-        name: What the message calls them.
-        features: What should be a list of ``[B, C, H, W]``.
-        channels: C of each.
-
-    Returns:
-        The maps in at least float32.
-
-    Raises:
-        ValueError: If it is no list of that many, or a map does not fit.
-    """
-    if not isinstance(features, list | tuple) or len(features) != len(channels):
-        given = (
-            f"a list of {len(features)}" if isinstance(features, list | tuple) else type(features).__name__
-        )
-        raise ValueError(
-            f"{name} must be a list of {len(channels)} maps with {list(channels)} channels, got {given}"
-        )
-    pairs = zip(features, channels, strict=True)
-    return [checked_map(f"{name}[{number}]", *pair) for number, pair in enumerate(pairs)]
+# ---------------------------------------------------------------- VID
 
 
 def vid_loss(mean: Tensor, teacher: Tensor, log_scale: Tensor, *, eps: float = 1e-5) -> Tensor:
@@ -86,15 +39,15 @@ def vid_loss(mean: Tensor, teacher: Tensor, log_scale: Tensor, *, eps: float = 1
             \frac{(t_{bchw} - \mu_{bchw})^2}{\sigma_c^2} + \log \sigma_c^2 \right), \qquad
         \sigma_c^2 = \log(1 + e^{a_c}) + \epsilon
 
-    with :math:`\mu` = ``mean``, t = ``teacher``, a = ``log_scale`` and :math:`\epsilon` = ``eps``,
-    the least variance. The constant :math:`\frac12 \log 2\pi` is left out, so the loss can be
-    negative. To lower it is to raise a bound on the mutual information of the two networks. The best
-    variance is the mean squared error of its channel: what cannot be predicted is given less weight.
+    with :math:`\mu` = ``mean``, t = ``teacher``, a = ``log_scale`` and :math:`\epsilon` = ``eps``, the
+    smallest variance. The constant :math:`\frac12 \log 2\pi` is left out, so the loss can be negative.
+    Lowering it raises a lower bound on the mutual information of the two networks. The best variance is the
+    mean squared error of its channel: a channel that is hard to predict weighs less.
 
     Gradients flow to all three tensors.
 
     Args:
-        mean: ``[B, C, H, W]``, floating point: what the student predicts.
+        mean: ``[B, C, H, W]``, floating point: the student's prediction.
         teacher: ``[B, C, H, W]``, floating point.
         log_scale: ``[C]``, floating point: the variance before the softplus.
         eps: > 0.
@@ -117,34 +70,28 @@ def vid_loss(mean: Tensor, teacher: Tensor, log_scale: Tensor, *, eps: float = 1
     """
     check_positive("eps", eps)
     check_same_shape("mean", mean, "teacher", teacher)
-    mean, teacher = in_one_dtype(checked_map("mean", mean), checked_map("teacher", teacher))
-    if log_scale.shape != mean.shape[1:2] or not log_scale.is_floating_point():
-        raise ValueError(
-            f"log_scale must be [C] = {list(mean.shape[1:2])}, floating point, "
-            f"got shape {list(log_scale.shape)} and {log_scale.dtype}"
-        )
-    mean, log_scale = in_one_dtype(mean, log_scale)
+    mean, teacher = in_one_dtype(_checked_map("mean", mean), _checked_map("teacher", teacher))
+    mean, log_scale = in_one_dtype(mean, _checked_channel_vector("log_scale", log_scale, mean.shape[1]))
     variance = functional.softplus(log_scale).add(eps).reshape(1, -1, 1, 1)
     return 0.5 * ((teacher - mean).square() / variance + variance.log()).mean()
 
 
 class VariationalRegressor(nn.Module):
-    r"""Predicts a teacher's feature map from the student's, and scores the prediction.
+    r"""Predicts a teacher's feature map from the student's and scores the prediction with :func:`vid_loss`.
 
-    The predictor of the mean is three 1x1 convolutions without bias, with ReLU between them; the
-    variance is one learned number per channel. The score is :func:`vid_loss`. Where the two maps
-    differ in height or width, the larger is averaged down to the smaller before anything else.
+    Three 1x1 convolutions without bias, with ReLU between them, predict the mean; the variance is one
+    learned number per channel. Where the two maps differ in height or width, the larger is averaged down to
+    the smaller first.
 
-    ``log_scale`` is a parameter like the others, so an optimizer over ``parameters()`` moves it.
-    (In the code published with the comparison of Tian et al. it is one too, but the optimizer never
-    gets it, and the variance stays where it started.)
+    ``log_scale`` is a parameter, so that an optimizer over ``parameters()`` moves it. (The code published
+    with the comparison of Tian et al. never hands it to the optimizer: its variance stays at the start.)
 
     Args:
         student_channels: Channels of the student's feature, >= 1.
         teacher_channels: Channels of the teacher's feature, >= 1.
         hidden_channels: Width of the two hidden layers; by default ``teacher_channels``.
         initial_variance: Variance of every channel at the start, > ``eps``.
-        eps: The least variance, > 0.
+        eps: The smallest variance, > 0.
 
     Raises:
         ValueError: If a width is not at least 1, or ``eps`` or the variance is out of range.
@@ -195,7 +142,7 @@ class VariationalRegressor(nn.Module):
         self.log_scale = nn.Parameter(torch.full((teacher_channels,), start))
 
     def forward(self, student: Tensor, teacher: Tensor) -> Tensor:
-        """Score the prediction of one batch.
+        """Negative log-likelihood of one batch.
 
         Args:
             student: ``[B, student_channels, H, W]``, floating point.
@@ -204,37 +151,31 @@ class VariationalRegressor(nn.Module):
         Returns:
             A scalar, as from :func:`vid_loss`.
         """
-        student = checked_map("student", student, self.student_channels)
-        teacher = checked_map("teacher", teacher, self.teacher_channels)
+        student = _checked_map("student", student, self.student_channels)
+        teacher = _checked_map("teacher", teacher, self.teacher_channels)
         student, teacher = pooled_to_the_smaller(student, teacher)
         return vid_loss(self.regressor(student), teacher, self.log_scale, eps=self.eps)
 
     def extra_repr(self) -> str:
-        """The widths and the least variance, for ``repr``.
-
-        Returns:
-            One line.
-        """
+        """Widths and smallest variance, for ``repr``."""
         return f"{self.student_channels}, {self.teacher_channels}, eps={self.eps:g}"
 
 
-# Where mean / std exceeds this, the difference of two almost equal numbers gives way to a series.
-_TAIL = 50.0
+# ---------------------------------------------------------------- OFD
 
 
 def margin_from_batch_norm(weight: Tensor, bias: Tensor) -> Tensor:
-    r"""What a channel behind a batch norm is on average, given that it is negative.
+    r"""The mean of a channel behind a batch norm, given that it is negative.
 
     .. math::
         m_c = \mathbb{E}[x \mid x < 0] = \beta_c - \sigma_c \, \frac{\varphi(z_c)}{\Phi(-z_c)}, \qquad
         x \sim \mathcal{N}(\beta_c, \sigma_c^2), \quad z_c = \beta_c / \sigma_c
 
-    with :math:`\sigma` = the magnitude of ``weight``, :math:`\beta` = ``bias``, and
-    :math:`\varphi, \Phi` the density and distribution function of the standard normal. Computed in
-    float64 by way of the scaled complementary error function, and by a series from
-    :math:`z > 50`, so that it is exact to ten digits however rarely a channel is negative. (The
-    published code puts :math:`-3 \sigma` where :math:`\Phi(-z) \le 0.001`.) A channel with
-    weight 0 is a constant: its margin is ``min(bias, 0)``.
+    with :math:`\sigma` = the magnitude of ``weight``, :math:`\beta` = ``bias``, and :math:`\varphi, \Phi`
+    the density and distribution function of the standard normal. Computed in float64 with the scaled
+    complementary error function, and with a series for :math:`z > 50`: exact to ten digits, however rarely
+    a channel is negative. (The published code takes :math:`-3 \sigma` where :math:`\Phi(-z) \le 0.001`.) A
+    channel with weight 0 is a constant: its margin is ``min(bias, 0)``.
 
     Args:
         weight: ``[C]``, floating point, of either sign.
@@ -255,12 +196,8 @@ def margin_from_batch_norm(weight: Tensor, bias: Tensor) -> Tensor:
         Heo, Kim, Yun, Park, Kwak and Choi, "A Comprehensive Overhaul of Feature Distillation",
         ICCV 2019, arXiv 1904.01866, section 3.
     """
-    for name, tensor in (("weight", weight), ("bias", bias)):
-        if tensor.ndim != 1 or not tensor.is_floating_point():
-            raise ValueError(
-                f"{name} must be [C], floating point, got shape {list(tensor.shape)} and {tensor.dtype}"
-            )
-    check_same_shape("weight", weight, "bias", bias)
+    checked_floats("weight", weight, "[C]", weight.ndim == 1)
+    _checked_channel_vector("bias", bias, len(weight))
     weight, bias = in_one_dtype(weight.detach(), bias.detach())
     std, mean = weight.double().abs(), bias.double()
     z = mean / std.clamp_min(torch.finfo(torch.float64).tiny)
@@ -272,17 +209,15 @@ def margin_from_batch_norm(weight: Tensor, bias: Tensor) -> Tensor:
 
 
 def margin_from_features(features: Tensor) -> Tensor:
-    r"""The margin of a feature that no batch norm describes, from a batch of it.
+    r"""The margin of a feature without a batch norm of its own, from a batch of it.
 
-    Mean and standard deviation of each channel are measured over samples and positions, and stand in
-    for bias and weight in :func:`margin_from_batch_norm`. That asks nothing of the network: residual
-    sums, linear bottlenecks (MobileNetV2) and concatenations (ShuffleNet) have no batch norm of
-    their own. A rectified feature may be used too: its margin is negative but never reached, and a
-    teacher's zero then only pulls a positive student down. (:func:`ofd_loss` replaces by the margin
-    what lies below it.)
+    Mean and standard deviation of each channel, over samples and positions, take the place of bias and
+    weight in :func:`margin_from_batch_norm`. This works for any network: residual sums, linear bottlenecks
+    (MobileNetV2) and concatenations (ShuffleNet) have no batch norm of their own. A rectified feature works
+    too: its margin is negative but never reached, and a teacher's zero only pulls a positive student down.
 
     Args:
-        features: ``[B, C, H, W]``, floating point: a teacher's, from a batch large enough for the
+        features: ``[B, C, H, W]``, floating point: the teacher's, from a batch large enough for the
             statistics of a channel.
 
     Returns:
@@ -300,7 +235,7 @@ def margin_from_features(features: Tensor) -> Tensor:
         Heo et al., "A Comprehensive Overhaul of Feature Distillation", ICCV 2019,
         arXiv 1904.01866, section 3: the margin, there of a batch norm only.
     """
-    features = checked_map("features", features.detach())
+    features = _checked_map("features", features.detach())
     variance, mean = torch.var_mean(features, dim=(0, 2, 3), correction=0)
     return margin_from_batch_norm(variance.sqrt(), mean)
 
@@ -313,10 +248,10 @@ def ofd_loss(student: Tensor, teacher: Tensor, margin: Tensor) -> Tensor:
         t' = \max(t, m_c)
 
     with s = ``student``, t = ``teacher``, m = ``margin`` and B the batch size. Where the teacher is
-    positive the student has to agree; where it is not, all that matters is that the student lies no
-    higher, because a ReLU is about to forget how far below zero it was.
+    positive the student has to agree. Elsewhere the student only must not lie higher: the ReLU that follows
+    discards how far below zero it is.
 
-    Gradients flow to the student and, where it is above its margin, to the teacher.
+    Gradients flow to the student and, above its margin, to the teacher.
 
     Args:
         student: ``[B, C, H, W]``, floating point, in front of its ReLU.
@@ -340,34 +275,33 @@ def ofd_loss(student: Tensor, teacher: Tensor, margin: Tensor) -> Tensor:
         arXiv 1904.01866, section 3.
     """
     check_same_shape("student", student, "teacher", teacher)
-    student, teacher = in_one_dtype(checked_map("student", student), checked_map("teacher", teacher))
-    _check_margin("margin", margin, student.shape[1])
+    student, teacher = in_one_dtype(_checked_map("student", student), _checked_map("teacher", teacher))
+    margin = _checked_channel_vector("margin", margin, student.shape[1])
     target = torch.maximum(teacher, margin.to(teacher.dtype).reshape(1, -1, 1, 1))
     counts = (student > target) | (target > 0)
     return torch.where(counts, (student - target).square(), 0.0).sum() / student.shape[0]
 
 
 class OverhaulConnectors(nn.Module):
-    r"""Brings each of a student's features to the teacher's width and compares it.
+    r"""Brings each of the student's features to the teacher's width and compares them with :func:`ofd_loss`.
 
     .. math::
         L = \sum_{i=0}^{n-1} 2^{-(n-i-1)} \, L_i
 
     where :math:`L_i` is :func:`ofd_loss` of the i-th of n features, shallow to deep, after a 1x1
-    convolution and a batch norm on the student's side. Where two maps differ in height or width, the
-    larger is averaged down to the smaller. The features are meant to be taken in front of a ReLU;
-    the published numbers sum over elements, so the loss is large (a weight around 1e-3 is usual).
+    convolution and a batch norm on the student's side. Where two maps differ in height or width, the larger
+    is averaged down to the smaller. Features should be taken in front of a ReLU. The loss sums over
+    elements, as published, so it is large (a weight around 1e-3 is usual).
 
-    Margins come from anywhere: :func:`margin_from_batch_norm` of the teacher's last batch norm
-    where there is one, any other numbers where not. Those left out are measured with
-    :func:`margin_from_features` from the teacher's side of the first batch in training mode, and
-    stay as measured; until then an evaluation measures its own batch and keeps nothing.
+    Margins usually come from :func:`margin_from_batch_norm` of the teacher's batch norms. Those left out
+    are measured with :func:`margin_from_features` on the teacher's features of the first batch in training
+    mode, and stay; before that, evaluation measures its own batch and keeps nothing.
 
     Args:
         student_channels: Channels of the student's features, shallow to deep, each >= 1.
         teacher_channels: Channels of the teacher's features, as many.
-        margins: For each feature ``[C]`` with the teacher's channels, or None to measure it; None
-            alone measures all. They are buffers: ``state_dict`` carries them.
+        margins: For each feature ``[C]`` with the teacher's channels, or None to measure it; None alone
+            measures all. They are buffers of the ``state_dict``.
 
     Raises:
         ValueError: If the lists do not fit together, or a width is not at least 1.
@@ -394,7 +328,7 @@ class OverhaulConnectors(nn.Module):
         margins: Sequence[Tensor | None] | None = None,
     ) -> None:
         super().__init__()
-        check_channel_pairs(student_channels, teacher_channels)
+        _check_channel_pairs(student_channels, teacher_channels)
         given = [None] * len(teacher_channels) if margins is None else list(margins)
         if len(given) != len(teacher_channels):
             raise ValueError(
@@ -409,7 +343,7 @@ class OverhaulConnectors(nn.Module):
         for number, (margin, width) in enumerate(zip(given, teacher_channels, strict=True)):
             if margin is None:
                 margin = torch.full((width,), math.nan)  # not known yet
-            _check_margin(f"margins[{number}]", margin, width)
+            margin = _checked_channel_vector(f"margins[{number}]", margin, width)
             self.register_buffer(f"margin_{number}", margin.detach().float().clone())
 
     def forward(self, student_features: Sequence[Tensor], teacher_features: Sequence[Tensor]) -> Tensor:
@@ -422,8 +356,8 @@ class OverhaulConnectors(nn.Module):
         Returns:
             A scalar, summed over features with the weights above.
         """
-        ours = checked_maps("student_features", student_features, self.student_channels)
-        theirs = checked_maps("teacher_features", teacher_features, self.teacher_channels)
+        ours = _checked_maps("student_features", student_features, self.student_channels)
+        theirs = _checked_maps("teacher_features", teacher_features, self.teacher_channels)
         losses = []
         for number, (connector, student, teacher) in enumerate(
             zip(self.connectors, ours, theirs, strict=True)
@@ -435,15 +369,11 @@ class OverhaulConnectors(nn.Module):
         return torch.stack(losses).sum()
 
     def extra_repr(self) -> str:
-        """The widths, for ``repr``.
-
-        Returns:
-            One line.
-        """
+        """Widths, for ``repr``."""
         return f"{list(self.student_channels)}, {list(self.teacher_channels)}"
 
-    # Whether a margin is known is asked on the device: reading it here would wait.
     def _margin(self, number: int, teacher: Tensor) -> Tensor:
+        """The margin of a feature, measured first if need be; decided on the device, without a wait."""
         known = self.get_buffer(f"margin_{number}")
         if number not in self._to_measure:
             return known
@@ -460,16 +390,7 @@ def _connector(student_channels: int, teacher_channels: int) -> nn.Sequential:
     return nn.Sequential(convolution, nn.BatchNorm2d(teacher_channels))
 
 
-def _check_margin(name: str, margin: Tensor, channels: int) -> None:
-    if margin.shape != (channels,) or not margin.is_floating_point():
-        raise ValueError(
-            f"{name} must be [C] = [{channels}], floating point, "
-            f"got shape {list(margin.shape)} and {margin.dtype}"
-        )
-
-
-# The published bound on the width in which features are fused.
-_WIDEST = 512
+# ---------------------------------------------------------------- ReviewKD
 
 
 class ReviewFusion(nn.Module):
@@ -480,23 +401,22 @@ class ReviewFusion(nn.Module):
         (a_l, b_l) = \sigma(\mathrm{conv}_{1 \times 1}
             [\mathrm{conv}_{1 \times 1}(s_l), \mathrm{resize}(r_{l+1})])
 
-    with :math:`s_l` the l-th of ``student_features``, :math:`r_l` what is handed on to the next
-    shallower level, resized to it by repetition (nearest neighbour), and two attention maps
-    :math:`a_l, b_l` with one number per position. The deepest level has nothing to fuse:
-    :math:`r_L = \mathrm{conv}_{1 \times 1}(s_L)`. At every level :math:`r_l` takes on the teacher's
-    height and width, and a 3x3 convolution its width, which is the output. Every convolution but the
-    attention's is followed by a batch norm.
+    with :math:`s_l` the l-th of ``student_features``, :math:`r_l` the feature handed to the next shallower
+    level, resized to it by repetition (nearest neighbour), and two attention maps :math:`a_l, b_l` with one
+    number per position. The deepest level has nothing to fuse: :math:`r_L = \mathrm{conv}_{1 \times
+    1}(s_L)`. At every level :math:`r_l` is resized to the teacher's height and width, and a 3x3 convolution
+    brings it to the teacher's channels: the output. A batch norm follows every convolution but the
+    attention's.
 
-    Lists of arguments, inputs and outputs all run from shallow to deep. (``fusions``, the modules,
-    run from deep to shallow, so that published weights fit.) A pooled vector may be the deepest
-    feature, as a map of 1x1; a batch then needs two samples in training mode.
+    Lists of arguments, inputs and outputs run from shallow to deep. (``fusions``, the modules, run from
+    deep to shallow, so that published weights fit.) A pooled vector may be the deepest feature, as a map of
+    1x1; a batch then needs two samples in training mode.
 
     Args:
         student_channels: Channels of the student's features, each >= 1.
         teacher_channels: Channels of the teacher's features, as many.
         sizes: Heights and widths of the teacher's features: a number for a square, or a pair.
-        hidden_channels: The width in which features are fused; by default the student's deepest, at
-            most 512.
+        hidden_channels: Width in which features are fused; by default the student's deepest, at most 512.
 
     Raises:
         ValueError: If the lists do not fit together, or an entry is not at least 1.
@@ -521,7 +441,7 @@ class ReviewFusion(nn.Module):
         hidden_channels: int | None = None,
     ) -> None:
         super().__init__()
-        check_channel_pairs(student_channels, teacher_channels)
+        _check_channel_pairs(student_channels, teacher_channels)
         if len(sizes) != len(teacher_channels):
             raise ValueError(
                 f"sizes must have one entry for each of {len(teacher_channels)} features, got {list(sizes)}"
@@ -547,28 +467,25 @@ class ReviewFusion(nn.Module):
         Returns:
             For each feature a map with the teacher's channels, height and width, shallow to deep.
         """
-        features = checked_maps("student_features", student_features, self.student_channels)
+        features = _checked_maps("student_features", student_features, self.student_channels)
         outputs: list[Tensor] = []
-        handed_on: Tensor | None = None
+        deeper: Tensor | None = None
         for fusion, feature, size in zip(self.fusions, features[::-1], self.sizes[::-1], strict=True):
-            output, handed_on = fusion(feature, handed_on, size)
+            output, deeper = fusion(feature, deeper, size)
             outputs.append(output)
         return outputs[::-1]
 
     def extra_repr(self) -> str:
-        """Widths and sizes, for ``repr``.
-
-        Returns:
-            One line.
-        """
+        """Widths and sizes, for ``repr``."""
         return (
             f"{list(self.student_channels)}, {list(self.teacher_channels)}, "
             f"sizes={list(self.sizes)}, hidden_channels={self.hidden_channels}"
         )
 
 
-# One level of the pyramid. The names of its parts are those of the published weights.
 class _Fusion(nn.Module):
+    """One level of the pyramid; its parts are named as in the published weights."""
+
     def __init__(self, student: int, hidden: int, teacher: int, *, fuse: bool) -> None:
         super().__init__()
         narrow = nn.Conv2d(student, hidden, 1, bias=False)
@@ -601,3 +518,40 @@ def _height_and_width(name: str, size: int | tuple[int, int]) -> tuple[int, int]
     for side in pair:
         check_count(name, side)
     return pair[0], pair[1]
+
+
+# ---------------------------------------------------------------- checks
+
+
+def _check_channel_pairs(student_channels: Sequence[int], teacher_channels: Sequence[int]) -> None:
+    """Refuse lists that do not give one student's and one teacher's width, >= 1, for each feature."""
+    if len(student_channels) != len(teacher_channels) or not student_channels:
+        raise ValueError(
+            "student_channels and teacher_channels must have one entry for each feature, "
+            f"got {list(student_channels)} and {list(teacher_channels)}"
+        )
+    for name, widths in (("student_channels", student_channels), ("teacher_channels", teacher_channels)):
+        for number, width in enumerate(widths):
+            check_count(f"{name}[{number}]", width)
+
+
+def _checked_map(name: str, feature: Tensor, channels: int | None = None) -> Tensor:
+    """Return a map, of a given width if one is given, in at least float32."""
+    fits = feature.ndim == 4 and channels in (None, feature.shape[1])
+    return checked_floats(name, feature, f"[B, {channels or 'C'}, H, W]", fits)
+
+
+def _checked_maps(name: str, features: Sequence[Tensor], channels: Sequence[int]) -> list[Tensor]:
+    """Return a list of maps, one for each width, in at least float32."""
+    if not isinstance(features, list | tuple) or len(features) != len(channels):
+        given = f"a list of {len(features)}" if isinstance(features, list | tuple) else describe(features)
+        raise ValueError(
+            f"{name} must be a list of {len(channels)} maps with {list(channels)} channels, got {given}"
+        )
+    pairs = zip(features, channels, strict=True)
+    return [_checked_map(f"{name}[{number}]", *pair) for number, pair in enumerate(pairs)]
+
+
+def _checked_channel_vector(name: str, vector: Tensor, channels: int) -> Tensor:
+    """Return one number per channel in at least float32."""
+    return checked_floats(name, vector, f"[C] = [{channels}]", vector.shape == (channels,))

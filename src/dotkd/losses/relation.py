@@ -1,8 +1,7 @@
-"""Losses between what a student and a teacher make of the relations among the samples of a batch.
+"""Losses on relations among the samples of a batch: similarities, distances and angles.
 
-The two models' features are never compared with each other, only distances, angles and similarities
-among samples are: the widths may differ. A batch of one sample has no relations: its loss is zero.
-Half-precision features are computed in float32, and nothing waits for the device.
+The features of the two models are never compared with each other, so their widths may differ. A batch of one
+sample has no relations: its loss is zero.
 """
 
 from collections.abc import Sequence
@@ -16,23 +15,24 @@ from dotkd.losses._numerics import rescaled, rounding_noise, unit
 
 
 def pkt_loss(student: Tensor, teacher: Tensor, *, eps: float = 1e-7) -> Tensor:
-    r"""Probabilistic knowledge transfer: each sample has the same neighbours in both spaces.
+    r"""Probabilistic knowledge transfer: each sample has the same neighbours in both feature spaces.
 
     .. math::
         L = \frac{1}{B^2} \sum_{i, j} q_{ij} \log \frac{q_{ij} + \epsilon}{p_{ij} + \epsilon}, \qquad
         p_{ij} = \frac{K(s_i, s_j)}{\sum_{k=1}^{B} K(s_i, s_k)}, \qquad
         K(x, y) = \frac{1}{2} \Big( \frac{x \cdot y}{\|x\|_2 \, \|y\|_2} + 1 \Big)
 
-    with :math:`s_i` the rows of ``student``, :math:`q_{ij}` the same as :math:`p_{ij}` from the rows
-    of ``teacher``, and :math:`\epsilon` = ``eps``. Lengths and rotations of the rows play no part.
+    with :math:`s_i` the rows of ``student``, :math:`q_{ij}` the same as :math:`p_{ij}` from the rows of
+    ``teacher``, and :math:`\epsilon` = ``eps``. The loss does not depend on lengths and rotations of the
+    rows.
 
-    A row of zeros has no direction: its cosine with every row is 0, without a gradient. Gradients
-    flow to both arguments: detach the teacher when only the student learns.
+    The cosine of a row of zeros with any row is 0 and passes no gradient. Otherwise gradients flow to both
+    arguments: detach the teacher when only the student learns.
 
     Args:
         student: ``[B, D]``, floating point.
         teacher: ``[B, E]``, floating point; E may differ from D.
-        eps: Keeps the logarithm of opposite samples finite, > 0.
+        eps: Keeps the logarithm finite for opposite samples, > 0.
 
     Returns:
         A scalar, at least float32.
@@ -47,9 +47,9 @@ def pkt_loss(student: Tensor, teacher: Tensor, *, eps: float = 1e-7) -> Tensor:
         0.0283
 
     Reference:
-        Passalis and Tefas, "Learning Deep Representations with Probabilistic Knowledge Transfer",
-        ECCV 2018, arXiv 1803.10837, section 3, with the cosine kernel; averaged over the pairs, and
-        each with itself counted, as in the published code.
+        Passalis and Tefas, "Learning Deep Representations with Probabilistic Knowledge Transfer", ECCV 2018,
+        arXiv 1803.10837, section 3, with the cosine kernel; averaged over all pairs, those of a sample with
+        itself included, as in the published code.
     """
     check_positive("eps", eps)
     student, teacher = checked_embeddings(student, teacher)
@@ -60,21 +60,20 @@ def pkt_loss(student: Tensor, teacher: Tensor, *, eps: float = 1e-7) -> Tensor:
 def rkd_loss(
     student: Tensor, teacher: Tensor, *, distance_weight: float = 25, angle_weight: float = 50
 ) -> Tensor:
-    r"""Relational knowledge distillation: the same distances and angles among the samples.
+    r"""Relational knowledge distillation: equal distances and angles among the samples.
 
     .. math::
         L = \frac{w_d}{B^2} \sum_{i, j} h(\psi^S_{ij} - \psi^T_{ij})
             + \frac{w_a}{B^3} \sum_{i, j, k} h(\cos \angle^S_{jik} - \cos \angle^T_{jik}), \qquad
         \psi_{ij} = \frac{\|x_i - x_j\|_2}{\frac{1}{B (B - 1)} \sum_{k \neq l} \|x_k - x_l\|_2}
 
-    with :math:`x_i` the rows of ``student`` (S) or ``teacher`` (T), :math:`\angle_{jik}` the angle
-    at :math:`x_i` between the directions to :math:`x_j` and :math:`x_k`, h the smooth L1 (Huber)
-    function with threshold 1, :math:`w_d` = ``distance_weight`` and :math:`w_a` = ``angle_weight``.
-    Moving, rotating or scaling all rows of a model together changes nothing.
+    with :math:`x_i` the rows of ``student`` (S) or ``teacher`` (T), :math:`\angle_{jik}` the angle at
+    :math:`x_i` between the directions to :math:`x_j` and :math:`x_k`, h the smooth L1 (Huber) function with
+    threshold 1, :math:`w_d` = ``distance_weight`` and :math:`w_a` = ``angle_weight``. Moving, rotating or
+    scaling all rows of a model together changes nothing.
 
-    Two rows that are equal to rounding have distance 0 and no direction between them, so the cosine
-    of any angle along it is 0; no gradient flows through either. Otherwise gradients flow to both
-    arguments.
+    Two rows that are equal to rounding have distance 0, and the cosine of any angle along their direction
+    is 0; neither passes a gradient. Otherwise gradients flow to both arguments.
 
     Args:
         student: ``[B, D]``, floating point.
@@ -83,7 +82,7 @@ def rkd_loss(
         angle_weight: Weight of the angles, >= 0.
 
     Returns:
-        A scalar, at least float32. Computing it takes memory for B^2 D and B^3 numbers.
+        A scalar, at least float32. Takes memory for B^2 D and B^3 numbers.
 
     Raises:
         ValueError: If shapes or dtypes do not fit, or a weight is negative.
@@ -97,9 +96,8 @@ def rkd_loss(
         2.2222
 
     Reference:
-        Park, Kim, Lu and Cho, "Relational Knowledge Distillation", CVPR 2019, arXiv 1904.05068,
-        section 3.2; averaged over all pairs and triples, degenerate ones included, as in the
-        published code.
+        Park, Kim, Lu and Cho, "Relational Knowledge Distillation", CVPR 2019, arXiv 1904.05068, section 3.2;
+        averaged over all pairs and triples, degenerate ones included, as in the published code.
     """
     check_non_negative("distance_weight", distance_weight)
     check_non_negative("angle_weight", angle_weight)
@@ -112,17 +110,17 @@ def rkd_loss(
 
 
 def similarity_loss(student_features: Sequence[Tensor], teacher_features: Sequence[Tensor]) -> Tensor:
-    r"""Similarity preserving: pairs of samples excite the student as alike as they do the teacher.
+    r"""Similarity preserving: pairs of samples are as similar in the student as in the teacher.
 
     .. math::
         L = \sum_l \frac{1}{B^2} \big\| \tilde G^S_l - \tilde G^T_l \big\|_F^2, \qquad
         \tilde G_{i \cdot} = \frac{G_{i \cdot}}{\|G_{i \cdot}\|_2}, \qquad G = A A^{\mathsf T}
 
     with the rows of A the flattened samples of the l-th feature in ``student_features`` (S) or
-    ``teacher_features`` (T): G holds the dot products among the B samples, and each of its rows is
-    brought to norm 1. A rotation of all samples of a feature, or a common scale, plays no part.
+    ``teacher_features`` (T): G holds the dot products among the B samples, its rows normalized. Rotating or
+    scaling all samples of a feature together changes nothing.
 
-    A sample of zeros is similar to none: its row of G stays 0. Gradients flow to both arguments.
+    The row of G of a sample of zeros stays 0. Gradients flow to both arguments.
 
     Args:
         student_features: Tensors ``[B, ...]``, floating point: maps or vectors.
@@ -151,25 +149,24 @@ def similarity_loss(student_features: Sequence[Tensor], teacher_features: Sequen
     return torch.stack(losses).sum()
 
 
-# The probability of sample j to be drawn as neighbour of sample i, [B, B].
 def _neighbours(vectors: Tensor) -> Tensor:
+    """Probability that sample j is drawn as neighbour of sample i, ``[B, B]``."""
     directions = unit(vectors, dim=1)
     # Rounding may take the cosine of opposite rows below -1, and a probability below 0.
     kernel = ((directions @ directions.T + 1) / 2).clamp(min=0)
-    # Only a row with itself is sure to be no opposite, so a row of zeros cannot make the sum 0.
+    # The kernel of a row with itself is positive, so the sum is, too.
     return kernel / kernel.sum(dim=1, keepdim=True)
 
 
-# Distances between rows in units of their mean, [B, B], and cosines of the angles at i between the
-# directions to j and to k, [B, B, B].
 def _geometry(vectors: Tensor) -> tuple[Tensor, Tensor]:
+    """Distances over their mean, ``[B, B]``, and cosines of the angles at i from j to k, ``[B, B, B]``."""
     vectors = rescaled(vectors, dim=(0, 1))
     noise = rounding_noise(vectors, dim=1)
     difference = vectors.unsqueeze(0) - vectors.unsqueeze(1)
     equal = difference.detach().abs().amax(dim=2) <= torch.maximum(noise, noise.T)
     difference = torch.where(equal.unsqueeze(2), 0.0, difference)
 
-    # Not through the dot products of the rows, whose difference loses the digits of near rows.
+    # Not by dot products of the rows: their difference cancels for rows close to each other.
     squared = torch.where(equal, 1.0, difference.square().sum(dim=2))
     distance = torch.where(equal, 0.0, squared.sqrt())
     pairs = max(1, len(vectors) * (len(vectors) - 1))
@@ -178,7 +175,7 @@ def _geometry(vectors: Tensor) -> tuple[Tensor, Tensor]:
     return distance / torch.where(mean > 0, mean, 1.0), directions @ directions.mT
 
 
-# The dot products among samples, each row of norm 1: [B, B].
 def _similarities(feature: Tensor) -> Tensor:
+    """Dot products among samples, ``[B, B]``, each row of norm 1."""
     samples = rescaled(feature.flatten(1), dim=(0, 1))
     return unit(samples @ samples.T, dim=1)

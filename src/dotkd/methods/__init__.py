@@ -1,7 +1,7 @@
-"""Distillation methods by name, and what one needs to add another.
+"""Distillation methods by name.
 
-A new method is one function or one small class under ``@register("name")``. Each file below holds methods of
-one kind, or one method with learned parts; importing it puts them on the list.
+A new method is one function or one small class under ``@register("name")``, in the file of its kind:
+``logit``, ``feature``, or one of its own like ``simkd`` (then imported here).
 """
 
 from dotkd.methods.base import FunctionMethod, Method, Outputs, Setting, TaskMethod

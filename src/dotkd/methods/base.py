@@ -1,11 +1,10 @@
-"""What every distillation method is: the outputs it sees, the loss it returns, its weights.
+"""The interface of distillation methods: the outputs they see, the loss they return, their weights and parts.
 
-A method turns the outputs of a student and a teacher into one raw, unweighted scalar. Parts that
-learn (projectors, memories) are its submodules; weighting and ramping are the distiller's work.
+A method turns the outputs of a student and a teacher into a raw, unweighted loss. Parts that learn
+(projectors, memories) are its submodules; the distiller applies weights and ramps.
 """
 
 import inspect
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -13,24 +12,24 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from dotkd._validate import check_non_negative
+from dotkd._validate import check_non_negative, check_share
 
-# What a method gets beside the two models' outputs and the target.
+# Optional arguments of a method's function, beside the outputs of both models and the target.
 CONTEXT = frozenset({"index", "progress"})
-# What ``needs`` may name that is no feature.
-NO_FEATURES = frozenset({"logits", "target", "index"})
-# What it may name that has no meaning for a mixture of two images.
-ONE_IMAGE = frozenset({"target", "index"})
+# What ``needs`` may name beside features, and what of it a mixture of two images does not have.
+_NO_FEATURES = frozenset({"logits", "target", "index"})
+_HARD_LABELS = frozenset({"target", "index"})
+_WEIGHTS = ("task_weight", "distill_weight", "warmup")
 
 
 @dataclass(frozen=True, eq=False)
 class Outputs:
-    """What one model returned for one batch.
+    """The outputs of one model for one batch.
 
     Args:
         logits: ``[B, C]``.
-        features: The tapped features by name; empty unless the method needs some. Kinds that are
-            several features are ``stages.0``, ``stages.1``, ...
+        features: The tapped features by name, as far as the method needs them. Kinds that are several
+            features are ``stages.0``, ``stages.1``, ...
 
     Example:
         >>> features = {"stages.0": torch.zeros(2, 4), "stages.1": torch.ones(2, 4)}
@@ -43,39 +42,32 @@ class Outputs:
     features: dict[str, Tensor] = field(default_factory=dict)
 
     def group(self, kind: str) -> list[Tensor]:
-        """The features of a kind that is several of them, from the images to the logits.
-
-        Args:
-            kind: ``"stages"`` or ``"preacts"``.
-
-        Returns:
-            The features.
-        """
+        """The features of a kind that is several (``"stages"`` or ``"preacts"``), from images to logits."""
         return [feature for name, feature in self.features.items() if name.startswith(f"{kind}.")]
 
     def in_float32(self) -> "Outputs":
-        """The same outputs with float16 and bfloat16 tensors widened to float32.
-
-        Returns:
-            New outputs; wider tensors are passed on as they are.
-        """
+        """The same outputs with float16 and bfloat16 tensors widened to float32."""
         features = {name: _widened(feature) for name, feature in self.features.items()}
         return Outputs(_widened(self.logits), features)
 
 
+def _widened(tensor: Tensor) -> Tensor:
+    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
+
+
 @dataclass(frozen=True, eq=False)
 class Setting:
-    """What a method may look at once, before training, to make its learned parts.
+    """The two models and one batch of their outputs, for a method that makes its learned parts.
 
     Args:
         student: The student.
         teacher: The teacher, frozen.
         student_outputs: Its outputs for one small batch, in evaluation mode and without a graph.
         teacher_outputs: The teacher's for the same batch.
-        student_paths: Where each of the student's features is.
-        teacher_paths: Where each of the teacher's is.
-        labels: ``[N]`` int64, the class of each sample number of the training data, -1 for numbers that are
-            not among them; None if the loop does not know.
+        student_paths: Path of each of the student's features.
+        teacher_paths: Path of each of the teacher's features.
+        labels: ``[N]`` int64, the class of each sample number of the training data, -1 for numbers outside
+            of it; None if the loop does not know them.
     """
 
     student: nn.Module
@@ -87,35 +79,31 @@ class Setting:
     labels: Tensor | None = None
 
 
-def _widened(tensor: Tensor) -> Tensor:
-    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
-
-
 class Method(nn.Module, ABC):
-    """A way to distill: a loss between two models' outputs, with its weights and learned parts.
+    """A way to distill: a loss between the outputs of two models, with its weights and learned parts.
 
     The distiller hands two losses to the optimizer and never sums them::
 
         task    = task_weight * cross_entropy
         distill = distill_weight * ramp(progress) * method(student, teacher, target, ...)
 
-    A subclass states ``needs`` and defines :meth:`forward`; with ``@register("name")`` above it,
-    it can be created by name. Parts whose shapes depend on the two models are made in :meth:`prepare`.
+    A subclass sets ``needs`` and defines :meth:`forward`; ``@register("name")`` makes it available by name.
+    Parts with shapes that depend on the two models are made in :meth:`prepare`.
 
     Attributes:
-        needs: What :meth:`forward` reads: ``"logits"`` (compared class by class), ``"target"`` (one class
-            for each image, so that labels cannot be mixed), ``"index"`` (sample numbers), and features: a
-            kind of :data:`~dotkd.features.paths.KINDS`, which models find by themselves, or a name of the
-            method's own, for which the distiller asks a tap.
-        streams: Names of the distillation losses, where there are several: :meth:`forward` then returns a
-            dictionary with one scalar for each. Empty for the usual one.
-        learns: Whether :meth:`prepare` has to be called before training.
+        needs: Inputs of :meth:`forward`: ``"logits"`` (compared class by class), ``"target"`` (class
+            numbers), ``"index"`` (sample numbers) and features: kinds in :data:`dotkd.features.KINDS`,
+            which models find by themselves, or names of the method's own, for which the distiller asks a
+            tap.
+        streams: Names of the distillation losses of a method with several: :meth:`forward` then returns a
+            dictionary with one scalar for each. Empty for a single loss.
+        learns: Whether :meth:`prepare` must be called before training.
 
     Args:
         task_weight: Weight of the task loss, >= 0.
         distill_weight: Weight of the distillation loss, >= 0.
-        warmup: Share of the run, in [0, 1], over which the weight of the distillation loss rises
-            linearly from zero; 0 for none.
+        warmup: Share of the run, in [0, 1], over which the weight of the distillation loss rises linearly
+            from zero; 0 for none.
 
     Raises:
         ValueError: If a weight is negative or ``warmup`` lies outside [0, 1].
@@ -129,7 +117,7 @@ class Method(nn.Module, ABC):
         ...         outputs = (setting.student_outputs, setting.teacher_outputs)
         ...         self.project = nn.Linear(*(each.features["block"].shape[1] for each in outputs))
         ...
-        ...     def forward(self, student, teacher, target, *, index, progress):
+        ...     def forward(self, student, teacher, target, **_):
         ...         block = self.project(student.features["block"])
         ...         return nn.functional.mse_loss(block, teacher.features["block"])
         >>> MatchedBlock(distill_weight=2.0, warmup=0.5).ramp(0.25)
@@ -144,11 +132,20 @@ class Method(nn.Module, ABC):
         super().__init__()
         check_non_negative("task_weight", task_weight)
         check_non_negative("distill_weight", distill_weight)
-        if not (math.isfinite(warmup) and 0 <= warmup <= 1):
-            raise ValueError(f"warmup must be a share of the run in [0, 1], got {warmup}")
+        check_share("warmup", warmup)
         self.task_weight = task_weight
         self.distill_weight = distill_weight
         self.warmup = warmup
+
+    @property
+    def feature_names(self) -> tuple[str, ...]:
+        """The features among ``needs``."""
+        return tuple(name for name in self.needs if name not in _NO_FEATURES)
+
+    @property
+    def needs_hard_labels(self) -> bool:
+        """Whether each image must have one class and one number, so that images cannot be mixed."""
+        return not _HARD_LABELS.isdisjoint(self.needs)
 
     @abstractmethod
     def forward(
@@ -160,61 +157,41 @@ class Method(nn.Module, ABC):
         index: Tensor | None,
         progress: float,
     ) -> Tensor | dict[str, Tensor]:
-        """The raw distillation loss of one batch.
+        """Compute the raw distillation loss of one batch.
+
+        A method that does not read ``index`` and ``progress`` may take them as ``**_``.
 
         Args:
             student: The student's outputs, attached to its graph.
             teacher: The teacher's outputs, without a graph.
             target: ``[B]`` int64 class numbers.
-            index: ``[B]`` int64 numbers of the samples in their data set, or None if the loop does
-                not know them; a method that cannot do without must say so.
-            progress: How much of the run is over, in [0, 1].
+            index: ``[B]`` int64 sample numbers, or None if the loop does not know them.
+            progress: Share of the run that is over, in [0, 1].
 
         Returns:
-            A scalar, unweighted and not ramped; one for each of ``streams`` where there are any.
+            A scalar, unweighted and not ramped; with ``streams``, one for each of them by name.
         """
 
     def prepare(self, setting: Setting) -> None:
         """Make the learned parts, once, before training; their weights come from torch's generator.
 
         Args:
-            setting: The two models, what they return for one batch, and the labels.
+            setting: The two models, their outputs for one batch, and the labels.
 
         Raises:
             ValueError: The models' features do not suit the method.
         """
 
     def task_logits(self, student: Outputs) -> Tensor:
-        """The logits on which the task loss is computed and which are deployed.
-
-        Args:
-            student: The student's outputs, attached to its graph.
-
-        Returns:
-            The student's own, unless the method classifies in another way.
-        """
+        """The logits of the task loss and of the deployed module: the student's, unless overridden."""
         return student.logits
 
     def ramp(self, progress: float) -> float:
-        """The factor of the distillation weight at this point of the run.
-
-        Args:
-            progress: How much of the run is over, in [0, 1].
-
-        Returns:
-            ``progress / warmup``, at most 1; always 1 without warm-up.
-        """
+        """The factor of the distillation weight: ``progress / warmup``, at most 1; 1 without warm-up."""
         return min(1.0, progress / self.warmup) if self.warmup > 0 else 1.0
 
     def deployable(self, student: nn.Module) -> nn.Module:
-        """The module to ship after training.
-
-        Args:
-            student: The trained student.
-
-        Returns:
-            The student itself, unless the method trains parts that inference needs.
-        """
+        """The module to ship after training: the student, unless inference needs learned parts, too."""
         return student
 
     def deployable_like(
@@ -223,15 +200,15 @@ class Method(nn.Module, ABC):
         weights: Mapping[str, Tensor],  # noqa: ARG002
         paths: Mapping[str, str],  # noqa: ARG002
     ) -> nn.Module:
-        """An untrained module of the shape of :meth:`deployable`, to load its weights into.
+        """Make an untrained module with the structure of :meth:`deployable`, to load weights into.
 
         Args:
             student: A student.
-            weights: The weights that are to be loaded; their shapes tell those of the learned parts.
-            paths: Where the student's features are, as far as it was not left to the student to say.
+            weights: The weights to be loaded, which tell the shapes of the learned parts.
+            paths: Feature paths of the student, as far as they are not its own.
 
         Returns:
-            The student itself, unless the method trains parts that inference needs.
+            The student, unless inference needs learned parts, too.
 
         Raises:
             ValueError: The weights are not those of such a module.
@@ -239,43 +216,15 @@ class Method(nn.Module, ABC):
         return student
 
     def extra_repr(self) -> str:
-        """The weights, for ``repr``.
-
-        Returns:
-            One line.
-        """
-        return (
-            f"task_weight={self.task_weight:g}, distill_weight={self.distill_weight:g}, "
-            f"warmup={self.warmup:g}"
-        )
+        """Options and weights, for ``repr``."""
+        options = inspect.signature(type(self).__init__).parameters
+        names = dict.fromkeys([*(name for name in options if hasattr(self, name)), *_WEIGHTS])
+        return ", ".join(f"{name}={_shown(getattr(self, name))}" for name in names)
 
 
-class TaskMethod(nn.Module, ABC):
-    """A way to train on labels alone, in place of the cross entropy: one loss, no teacher.
-
-    The baselines of the field that need no teacher. They have a single gradient, so there is nothing for a
-    distillation optimizer to keep apart; a :class:`~dotkd.Distiller` refuses them.
-
-    Example:
-        >>> class Brier(TaskMethod):
-        ...     def forward(self, logits, target):
-        ...         wanted = nn.functional.one_hot(target, logits.shape[1])
-        ...         return (logits.softmax(dim=1) - wanted).square().sum(dim=1).mean()
-        >>> round(float(Brier()(torch.zeros(1, 2), torch.tensor([0]))), 4)
-        0.5
-    """
-
-    @abstractmethod
-    def forward(self, logits: Tensor, target: Tensor) -> Tensor:
-        """The loss of one batch.
-
-        Args:
-            logits: ``[B, C]``, at least float32.
-            target: ``[B]`` int64 class numbers.
-
-        Returns:
-            A scalar.
-        """
+def _shown(value: object) -> str:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return f"{value:g}" if number else repr(value)
 
 
 class FunctionMethod(Method):
@@ -283,9 +232,9 @@ class FunctionMethod(Method):
 
     Args:
         function: ``function(student, teacher, target) -> scalar``, with :class:`Outputs` as in
-            :meth:`Method.forward`. If it has arguments ``index`` or ``progress``, these are passed
-            too. Bind options of its own with ``functools.partial``.
-        needs: What the function reads, see :class:`Method`.
+            :meth:`Method.forward`; gets ``index`` and ``progress`` if it has arguments of these names. Bind
+            its own options with ``functools.partial``.
+        needs: Inputs of the function, see :class:`Method`.
         task_weight: As in :class:`Method`.
         distill_weight: As in :class:`Method`.
         warmup: As in :class:`Method`.
@@ -323,20 +272,43 @@ class FunctionMethod(Method):
         index: Tensor | None,
         progress: float,
     ) -> Tensor | dict[str, Tensor]:
-        """Call the function, see :meth:`Method.forward`.
-
-        Returns:
-            The function's value.
-        """
+        """Call the function, see :meth:`Method.forward`."""
         context = {"index": index, "progress": progress}
         wanted = {name: context[name] for name in sorted(self._wants)}
         return self.function(student, teacher, target, **wanted)
 
     def extra_repr(self) -> str:
-        """The function's name and the weights, for ``repr``.
+        """Name of the function, and weights, for ``repr``."""
+        inner = getattr(self.function, "func", self.function)
+        weights = ", ".join(f"{name}={getattr(self, name):g}" for name in _WEIGHTS)
+        return f"{getattr(inner, '__name__', type(inner).__name__)}, {weights}"
+
+
+class TaskMethod(nn.Module, ABC):
+    """A way to train on labels alone: one loss in place of the cross entropy, no teacher.
+
+    The baselines of the field without a teacher. They have a single gradient, so that a distillation
+    optimizer has nothing to keep apart; a :class:`~dotkd.Distiller` refuses them.
+
+    Example:
+        >>> class Brier(TaskMethod):
+        ...     def forward(self, logits, target):
+        ...         wanted = nn.functional.one_hot(target, logits.shape[1])
+        ...         return (logits.softmax(dim=1) - wanted).square().sum(dim=1).mean()
+        >>> round(float(Brier()(torch.zeros(1, 2), torch.tensor([0]))), 4)
+        0.5
+    """
+
+    needs_hard_labels = True
+
+    @abstractmethod
+    def forward(self, logits: Tensor, target: Tensor) -> Tensor:
+        """Compute the loss of one batch.
+
+        Args:
+            logits: ``[B, C]``, at least float32.
+            target: ``[B]`` int64 class numbers.
 
         Returns:
-            One line.
+            A scalar.
         """
-        inner = getattr(self.function, "func", self.function)
-        return f"{getattr(inner, '__name__', type(inner).__name__)}, {super().extra_repr()}"

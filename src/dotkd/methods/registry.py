@@ -1,6 +1,7 @@
-"""Methods by name: ``@register`` puts one on the list, ``create_method`` makes one.
+"""Methods by name: ``@register`` adds one, ``create_method`` makes one.
 
-A misspelt name or option is an error that names the nearest valid one; nothing is ignored.
+This is the only list of methods: recipes, the documentation and the tests read it. An unknown name or
+option is an error that names the nearest valid one.
 """
 
 import inspect
@@ -30,18 +31,19 @@ def register(
 ) -> Callable[[_Registered], _Registered]:
     """Class or function decorator: make a method available by name.
 
-    A class is a :class:`~dotkd.methods.Method` or a :class:`~dotkd.methods.TaskMethod`; its options are
-    the keyword arguments of its constructor (and of its bases' where it passes ``**kwargs`` on). A function
-    is one that :class:`~dotkd.methods.FunctionMethod` takes; its options are its keyword-only arguments
-    beside ``index`` and ``progress``, and the three weights.
+    A class must be a :class:`~dotkd.methods.Method` or a :class:`~dotkd.methods.TaskMethod`; its options
+    are the keyword arguments of its constructor (and of its bases' where it passes ``**kwargs`` on). A
+    function must suit :class:`~dotkd.methods.FunctionMethod`; its options are its keyword-only arguments
+    except ``index`` and ``progress``, and the three weights. The docstring's Reference appears in
+    ``docs/methods.md``.
 
     Args:
-        name: The name, new.
-        needs: What a function reads, by default the logits. A class has ``needs`` of its own.
-        **weights: For a function, other defaults of ``task_weight``, ``distill_weight`` and ``warmup``.
+        name: A name that is not taken.
+        needs: Inputs of a function, by default the logits. A class sets its attribute ``needs``.
+        **weights: Defaults of a function's ``task_weight``, ``distill_weight`` and ``warmup``.
 
     Returns:
-        A decorator that returns what it decorates, unchanged.
+        A decorator that returns its argument unchanged.
 
     Raises:
         ValueError: If the name is taken.
@@ -73,7 +75,7 @@ def register(
 
 
 def method_names() -> list[str]:
-    """The names that :func:`create_method` knows.
+    """List the names of all methods.
 
     Returns:
         The names in alphabetical order.
@@ -86,13 +88,13 @@ def method_names() -> list[str]:
 
 
 def has_teacher(name: str) -> bool:
-    """Tell whether a method distils from a teacher, or replaces the cross entropy of a plain student.
+    """Whether a method distills from a teacher; otherwise it replaces the cross entropy of a plain student.
 
     Args:
         name: A registered name.
 
     Returns:
-        Whether it has a teacher.
+        True if it has a teacher.
 
     Raises:
         ValueError: If the name is unknown; the message names the nearest.
@@ -105,7 +107,7 @@ def has_teacher(name: str) -> bool:
 
 
 def method_options(name: str) -> dict[str, inspect.Parameter]:
-    """The options of a method, with their defaults and annotations.
+    """List the options of a method, with their defaults and annotations.
 
     Args:
         name: A registered name.
@@ -128,14 +130,14 @@ def create_method(name: str, **options: Any) -> Method | TaskMethod:
 
     Args:
         name: A registered name.
-        **options: The method's own options, and ``task_weight``, ``distill_weight``, ``warmup``.
+        **options: The method's own options and weights.
 
     Returns:
         A new method.
 
     Raises:
-        ValueError: If the name or an option is unknown (the message names the nearest valid one),
-            if a required option is missing, or if the method refuses a value.
+        ValueError: If the name or an option is unknown (the message names the nearest valid one), a required
+            option is missing, or a value is out of range.
 
     Example:
         >>> create_method("kd", temperature=2.0).temperature
@@ -152,23 +154,7 @@ def create_method(name: str, **options: Any) -> Method | TaskMethod:
 
 
 def as_method(method: str | Method, options: dict[str, Any]) -> Method:
-    """Accept a method as its users may give it: by name with options, or made already.
-
-    Args:
-        method: A registered name or a method.
-        options: Options for :func:`create_method`; only with a name.
-
-    Returns:
-        The method.
-
-    Raises:
-        TypeError: If ``method`` is neither.
-        ValueError: If the name or an option is wrong, or options come with a made method.
-
-    Example:
-        >>> as_method("dkd", {"beta": 2.0}).beta
-        2.0
-    """
+    """Return a method given by name with options, or one that is made already."""
     if isinstance(method, str):
         if not has_teacher(method):
             raise ValueError(f"method {method!r} has one loss and no teacher: nothing to distil")
@@ -192,8 +178,8 @@ def _entry(name: str) -> _Entry:
     return _ENTRIES[name]
 
 
-# Keyword arguments of the constructor, followed up the bases for as long as it passes **kwargs on.
 def _class_options(cls: type) -> dict[str, inspect.Parameter]:
+    """Keyword arguments of the constructor, and of its bases' for as long as it passes ``**kwargs`` on."""
     options: dict[str, inspect.Parameter] = {}
     for base in cls.__mro__:
         if "__init__" not in vars(base):
@@ -211,6 +197,7 @@ def _class_options(cls: type) -> dict[str, inspect.Parameter]:
 def _function_entry(
     function: Callable[..., Any], needs: tuple[str, ...], defaults: dict[str, float]
 ) -> _Entry:
+    """The entry of a function: its keyword-only arguments and the weights are options."""
     own = {
         name: parameter
         for name, parameter in inspect.signature(function, eval_str=True).parameters.items()

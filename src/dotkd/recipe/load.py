@@ -11,7 +11,7 @@ import tomli_w
 from pydantic import ValidationError
 
 from dotkd.errors import BadInput
-from dotkd.features.paths import KINDS
+from dotkd.features import KINDS
 from dotkd.models.wrap import PRETRAINED, is_external
 from dotkd.recipe._messages import lines
 from dotkd.recipe.tables import NO_FOLDERS, Recipe, Teacher, tables

@@ -18,7 +18,7 @@ from pydantic import (
 from dotkd.data import DATA_SETS, DataFacts, data_facts
 from dotkd.data.augment import Augmentation
 from dotkd.errors import BadInput
-from dotkd.features.paths import KINDS, MANY
+from dotkd.features import KINDS, LIST_KINDS
 from dotkd.methods import create_method, has_teacher, method_options
 from dotkd.models.base import check_normalisation
 from dotkd.models.registry import check_model_name
@@ -169,7 +169,7 @@ class Network(Table):
     def features(self) -> dict[str, str | list[str]]:
         """Return where features are to be read, for the kinds for which the recipe says so."""
         found = {kind: getattr(self, kind) for kind in KINDS}
-        return {kind: list(where) if kind in MANY else where for kind, where in found.items() if where}
+        return {kind: list(where) if kind in LIST_KINDS else where for kind, where in found.items() if where}
 
 
 class Student(Network):

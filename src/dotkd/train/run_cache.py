@@ -11,7 +11,6 @@ from dotkd.data.augment import Augmentation
 from dotkd.distiller import Distiller
 from dotkd.errors import BadInput
 from dotkd.methods import Method, TaskMethod
-from dotkd.methods.base import NO_FEATURES
 from dotkd.recipe import Recipe
 from dotkd.recipe.tables import NO_FOLDERS
 from dotkd.train.cache_rows import FileRows, MemoryRows, Rows
@@ -51,7 +50,7 @@ def check_teacher_cache(recipe: Recipe, method: Method | TaskMethod | None, data
             f"{_KEY}: the views of data.augment = {list(recipe.data.augment)} cannot be numbered: none comes "
             "twice; take 'off', or one of crop-flip, flip and none"
         )
-    large = [name for name in method.needs if name not in (*NO_FEATURES, *_SMALL)]
+    large = [name for name in method.feature_names if name not in _SMALL]
     if large:
         raise BadInput(
             f"{_KEY}: method {(recipe.method or {})['name']!r} reads the teacher's {' and '.join(large)}, "

@@ -18,8 +18,7 @@ from dotkd.data import Images, Splits
 from dotkd.data.augment import Augmentation
 from dotkd.distiller import Distiller
 from dotkd.errors import BadInput
-from dotkd.methods import Method, TaskMethod
-from dotkd.methods.base import ONE_IMAGE
+from dotkd.methods import Method
 from dotkd.networks import build_student, lay_out
 from dotkd.recipe import Recipe, differing_keys, recipe_text
 from dotkd.runs import BEST, LAST, write_atomically
@@ -131,8 +130,7 @@ def build_objective(
         BadInput: Student, teacher, method and augmentation do not fit together.
     """
     student, method = build_student(recipe).to(device), build_method(recipe)
-    whole = isinstance(method, TaskMethod) or (method is not None and ONE_IMAGE.intersection(method.needs))
-    if whole and Augmentation(recipe.data.augment).mixes_labels:
+    if method is not None and method.needs_hard_labels and Augmentation(recipe.data.augment).mixes_labels:
         raise BadInput(
             f"data.augment: {recipe.data.augment[-1]!r} mixes images, and {type(method).__name__} reads the "
             "class or the number of each one: leave that step out, or take another method"
