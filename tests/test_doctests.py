@@ -28,7 +28,7 @@ PUBLIC = [
     "dotkd.methods",
     "dotkd.data",
     "dotkd.distiller",
-    "dotkd.features.taps",
+    "dotkd.features",
 ]
 PUBLIC += ["dotkd.analysis", "dotkd.models", "dotkd.recipe"]
 # Nobody makes one of these by hand; what makes them has the example.

@@ -159,10 +159,10 @@ def test_nothing_but_the_images_is_changed() -> None:
     [
         (
             images()[0],
-            r"images must be a floating-point tensor \[B, C, H, W\].* got torch.float32 \[3, 9, 7\]",
+            r"images must be a floating-point tensor \[B, C, H, W\].* got a tensor of float32 \[3, 9, 7\]",
         ),
-        (images()[:0], r"not empty, got torch.float32 \[0, 3, 9, 7\]"),
-        (images().byte(), "got torch.uint8"),
+        (images()[:0], r"not empty, got a tensor of float32 \[0, 3, 9, 7\]"),
+        (images().byte(), "got a tensor of uint8"),
         (2 * images() - 1, r"images must lie in \[0, 1\], not normalised, got -\d"),
         (images() + 1, r"images must lie in \[0, 1\], not normalised, got 1"),
         (images() * torch.nan, r"images must lie in \[0, 1\], not normalised, got nan"),

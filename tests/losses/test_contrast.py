@@ -1,27 +1,24 @@
-"""Contrastive distillation: recorded numbers, the loss by hand, extremes, and what wrong input is told."""
+"""Contrastive distillation: published numbers, the loss by hand, negatives, memory, resuming, wrong input."""
 
 import copy
-import json
+import io
 import math
 import re
-from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from dotkd.losses import ContrastMemory, crd_loss
+from dotkd.losses.contrast import class_blocks, draw_negatives
 
-GOLDEN = Path(__file__).parents[1] / "golden"
-CASE = "crd_first_step"
-HYPER = json.loads((GOLDEN / "losses.json").read_text())[CASE]["hyper"]
-VECTORS = np.load(GOLDEN / "losses.npz")
+from .common import NoHostRead, Published, normal
+
+NOT_DRAWN = {6, 10}
 LABELS = torch.tensor([0, 1, 2, 0, 1, 2, -1, 0, 0, 3, -1, 2])
-
-
-def golden(key):
-    return torch.from_numpy(VECTORS[f"{CASE}/{key}"].copy())
 
 
 def memory(**options):
@@ -30,56 +27,56 @@ def memory(**options):
 
 
 def batch(dtype=torch.float32, rows=4, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    student = torch.randn(rows, 5, generator=generator, dtype=torch.float64).to(dtype)
-    teacher = torch.randn(rows, 7, generator=generator, dtype=torch.float64).to(dtype)
-    return student, teacher, torch.randperm(len(LABELS), generator=generator)[:rows]
+    order = torch.randperm(len(LABELS), generator=torch.Generator().manual_seed(seed))
+    return *normal((rows, 5), (rows, 7), dtype=dtype, seed=seed), order[:rows]
 
 
 def units(*shape, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    return torch.nn.functional.normalize(torch.randn(shape, generator=generator, dtype=torch.float64), dim=1)
+    return torch.nn.functional.normalize(normal(shape, seed=seed)[0], dim=1)
 
 
-# Recorded numbers ------------------------------------------------------------
+def saved(module):
+    """The state as a checkpoint gives it back."""
+    file = io.BytesIO()
+    torch.save(module.state_dict(), file)
+    file.seek(0)
+    return torch.load(file, weights_only=True)
 
 
-def published():
-    module = ContrastMemory(
-        16,
-        24,
-        num_samples=HYPER["num_data"],
-        embed_dim=12,
-        negatives=HYPER["negatives"],
-        temperature=HYPER["temperature"],
-        momentum=HYPER["momentum"],
+def same(left, right):
+    left, right = left.state_dict(), right.state_dict()
+    return left.keys() == right.keys() and all(
+        torch.equal(left[key].nan_to_num(), right[key].nan_to_num()) for key in left
     )
-    prefix = f"{CASE}/module/"
-    state = {key.removeprefix(prefix): torch.from_numpy(VECTORS[key]) for key in VECTORS if prefix in key}
-    state |= {name: golden(f"in/{name}") for name in ("memory_student", "memory_teacher")}
-    missing, unexpected = module.load_state_dict(state, strict=False)
-    assert set(missing) == {"log_normalizer_student", "log_normalizer_teacher", "_extra_state"}
-    assert unexpected == []
-    return module
+
+
+# Published numbers -----------------------------------------------------------
 
 
 def test_first_step_equals_the_published_one():
-    module = published()
-    student = golden("in/student").requires_grad_()
-    loss = module(
-        student, golden("in/teacher"), golden("in/index"), contrast_index=golden("in/contrast_index")
+    published = Published("crd_first_step")
+    given, options = published.inputs, published.options
+    module = ContrastMemory(
+        16,
+        24,
+        num_samples=options["num_data"],
+        embed_dim=12,
+        negatives=options["negatives"],
+        temperature=options["temperature"],
+        momentum=options["momentum"],
     )
-    loss.backward()
-    torch.testing.assert_close(loss.item(), golden("loss").item(), rtol=1e-5, atol=0)
-    expected = golden("grad/student")
-    assert (student.grad - expected).norm() <= 1e-5 * expected.norm()
-    torch.testing.assert_close(student.grad, expected, rtol=1e-5, atol=1e-6 * expected.abs().max().item())
-    for name in ("memory_student", "memory_teacher"):
-        torch.testing.assert_close(module.get_buffer(name), golden(f"out/{name}"), rtol=1e-5, atol=1e-6)
+    memories = {name: given[name] for name in ("memory_student", "memory_teacher")}
+    missing, unexpected = module.load_state_dict(published.weights() | memories, strict=False)
+    assert set(missing) == {"log_normalizer_student", "log_normalizer_teacher", "_extra_state"}
+    assert unexpected == []
+    published.assert_equal(
+        module(given["student"], given["teacher"], given["index"], contrast_index=given["contrast_index"])
+    )
+    for name in memories:
+        torch.testing.assert_close(module.get_buffer(name), published[f"out/{name}"], rtol=1e-5, atol=1e-6)
     normalizers = torch.stack([module.log_normalizer_student, module.log_normalizer_teacher])
-    torch.testing.assert_close(
-        normalizers.exp().sort().values, golden("out/Z").sort().values, rtol=1e-5, atol=0
-    )
+    expected = published["out/Z"].sort().values
+    torch.testing.assert_close(normalizers.exp().sort().values, expected, rtol=1e-5, atol=0)
 
 
 # Numbers by hand -------------------------------------------------------------
@@ -182,6 +179,7 @@ def test_two_backward_passes_and_several_forward_passes_see_their_own_memory():
     assert torch.equal(torch.autograd.grad(first, student)[0], alone)
 
 
+@pytest.mark.slow
 def test_learns_to_tell_samples_apart():
     labels = torch.arange(40) % 4
     torch.manual_seed(0)
@@ -230,15 +228,6 @@ def test_a_sure_answer_is_exact_at_any_temperature(match):
     assert loss.item() == pytest.approx(expected, rel=1e-6)
 
 
-class NoHostRead(TorchDispatchMode):
-    """Fails on operations whose result the host must wait for."""
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        waits = ("_local_scalar_dense", "nonzero", "masked_select", "aten.index.")
-        assert not any(word in str(func) for word in waits), func
-        return func(*args, **(kwargs or {}))
-
-
 def test_nothing_waits_for_the_device_once_the_labels_are_sorted():
     module = memory()
     module(*batch(), labels=LABELS)
@@ -266,6 +255,212 @@ def test_gpu_equals_cpu_without_a_wait():
     torch.testing.assert_close(on_gpu.log_normalizer_student.cpu(), module.log_normalizer_student)
 
 
+# Negatives -------------------------------------------------------------------
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    labels=st.lists(st.integers(-1, 5), min_size=2, max_size=30).filter(lambda ls: len(set(ls) - {-1}) > 1),
+    seed=st.integers(0, 2**40),
+    data=st.data(),
+)
+def test_negatives_are_training_samples_of_other_classes(labels, seed, data):
+    index = data.draw(st.lists(st.integers(0, len(labels) - 1), min_size=1, max_size=6))
+    blocks = class_blocks(torch.tensor(labels))
+    drawn = draw_negatives(torch.tensor(index), blocks, 40, torch.Generator().manual_seed(seed))
+    assert drawn.shape == (len(index), 40)
+    for anchor, row in zip(index, drawn.tolist(), strict=True):
+        assert all(labels[negative] not in (-1, labels[anchor]) for negative in row)
+
+
+@pytest.mark.parametrize("anchor", [0, 1, 5, 9, 6])
+def test_negatives_are_uniform(anchor):
+    # Classes of 4, 2, 3 and 1 samples, unsorted; 6 has no class, so that all others are its negatives.
+    allowed = [i for i, y in enumerate(LABELS.tolist()) if y not in (-1, LABELS[anchor].item())]
+    generator = torch.Generator().manual_seed(3)
+    drawn = draw_negatives(torch.tensor([anchor]), class_blocks(LABELS), 20_000, generator)
+    counts = torch.bincount(drawn.flatten(), minlength=len(LABELS)).tolist()
+    assert sum(counts) == sum(counts[i] for i in allowed)
+    assert stats.chisquare([counts[i] for i in allowed]).pvalue > 0.01
+
+
+def test_anchors_are_drawn_for_apart():
+    generator = torch.Generator().manual_seed(3)
+    drawn = draw_negatives(torch.tensor([6, 6]), class_blocks(LABELS), 2000, generator)
+    agree = (drawn[0] == drawn[1]).double().mean().item()
+    assert agree == pytest.approx(0.1, abs=0.03)  # 10 samples to draw from
+
+
+def drawn_by(module, labels=LABELS, seed=0):
+    """The negatives of one call, read off the gradient of a loss that only they can reach."""
+    student, teacher, index = batch(seed=seed)
+    seen = []
+    with SeesGather(seen):
+        module(student, teacher, index, labels=labels)
+    return seen[0]
+
+
+class SeesGather(TorchDispatchMode):
+    def __init__(self, seen):
+        super().__init__()
+        self.seen = seen
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if "gather" in str(func):
+            self.seen.append(args[2])
+        return func(*args, **(kwargs or {}))
+
+
+def test_module_draws_anew_for_each_batch_and_seed():
+    module = memory()
+    index = batch()[2]
+    first, second = drawn_by(module), drawn_by(module)
+    assert first.shape == (4, 7)
+    assert torch.equal(first[:, 0], index)
+    assert not torch.equal(first, second)
+    assert torch.equal(drawn_by(memory()), first)
+    assert not torch.equal(drawn_by(memory(seed=1)), first)
+    for anchor, row in zip(index.tolist(), first[:, 1:].tolist(), strict=True):
+        assert all(LABELS[n] != LABELS[anchor] and n not in NOT_DRAWN for n in row)
+
+
+def test_drawing_leaves_the_global_generator_alone():
+    module = memory()
+    before = torch.get_rng_state()
+    module(*batch(), labels=LABELS)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_labels_are_sorted_once_and_again_when_they_change(monkeypatch):
+    calls = []
+
+    def counted(labels):
+        calls.append(labels)
+        return class_blocks(labels)
+
+    monkeypatch.setattr("dotkd.losses.contrast.class_blocks", counted)
+    module, labels = memory(), LABELS.clone()
+    for _ in range(3):
+        drawn_by(module, labels)
+    assert len(calls) == 1
+    labels[:] = torch.tensor([0] * 11 + [1])  # in place
+    assert (drawn_by(module, labels, seed=2)[batch(seed=2)[2] < 11, 1:] == 11).all()
+    drawn_by(module, labels.clone())
+    assert len(calls) == 3
+
+
+# Memory ----------------------------------------------------------------------
+
+
+def test_evaluation_changes_nothing_and_repeats_itself():
+    module = memory()
+    module(*batch(), labels=LABELS)
+    before = copy.deepcopy(module)
+    module.eval()
+    values = [module(*batch(seed=1), labels=LABELS).item() for _ in range(3)]
+    assert len(set(values)) == 1
+    assert same(module, before)
+    module.train()
+    assert torch.equal(
+        module(*batch(seed=2), labels=LABELS), before.train()(*batch(seed=2), labels=LABELS)
+    )  # no trace in what follows either
+
+
+def test_a_probe_meets_the_same_negatives_all_along():
+    module = memory()
+    before = drawn_by(module.eval())
+    drawn_by(module.train())
+    assert torch.equal(drawn_by(module.eval()), before)
+
+
+def test_evaluation_before_training_keeps_no_normalizer():
+    module = memory().eval()
+    assert module(*batch(), labels=LABELS).isfinite()
+    assert module.log_normalizer_student.isnan()
+    assert same(module, memory())
+
+
+def test_state_round_trip_goes_on_to_the_same_bits():
+    module = memory(seed=5)
+    for step in range(3):
+        module(*batch(seed=step), labels=LABELS)
+    other = ContrastMemory(5, 7, num_samples=len(LABELS), embed_dim=4, negatives=6)
+    other.load_state_dict(saved(module))
+    for step in range(3, 6):
+        ours, theirs = (m(*batch(seed=step), labels=LABELS) for m in (module, other))
+        assert torch.equal(ours, theirs)
+        assert same(module, other)
+
+
+def test_state_is_of_tensors():
+    state = memory().state_dict()
+    assert all(isinstance(value, torch.Tensor) for value in state.values())
+    assert {"memory_student", "memory_teacher", "log_normalizer_student", "_extra_state"} <= state.keys()
+
+
+def test_a_copy_goes_on_alike():
+    module = memory()
+    module(*batch(), labels=LABELS)
+    twin = copy.deepcopy(module)
+    assert torch.equal(module(*batch(seed=1), labels=LABELS), twin(*batch(seed=1), labels=LABELS))
+    assert same(module, twin)
+
+
+def test_a_sample_twice_in_a_batch_is_updated_from_its_last_place():
+    twice, once = memory(), memory()
+    student, teacher, _ = batch()
+    contrast_index = torch.tensor([[3, 1, 2], [5, 0, 1], [3, 1, 1], [0, 2, 2]])
+    twice(student, teacher, contrast_index[:, 0], contrast_index=contrast_index)
+    keep = torch.tensor([1, 2, 3])
+    once(student[keep], teacher[keep], contrast_index[keep, 0], contrast_index=contrast_index[keep])
+    torch.testing.assert_close(twice.memory_student, once.memory_student)
+    torch.testing.assert_close(twice.memory_teacher, once.memory_teacher)
+
+
+@pytest.mark.parametrize("number", [-1, len(LABELS), 10**9])
+@pytest.mark.parametrize("given", ["labels", "contrast_index"])
+def test_a_sample_out_of_range_is_an_error_of_torch_and_changes_nothing(number, given):
+    module = memory()
+    student, teacher, index = batch()
+    index[2] = number
+    options = {"labels": LABELS, "contrast_index": torch.cat([index[:, None], index[:, None] * 0], dim=1)}
+    with pytest.raises((IndexError, RuntimeError), match=r"out of (range|bounds)"):
+        module(student, teacher, index, **{given: options[given]})
+    assert same(module, memory())
+
+
+def test_a_sample_without_a_class_is_remembered_and_contrasted():
+    module = memory()
+    before = module.memory_teacher.clone()
+    student, teacher, _ = batch(rows=2)
+    assert module(student, teacher, torch.tensor([6, 10]), labels=LABELS).isfinite()
+    assert not torch.equal(module.memory_teacher[[6, 10]], before[[6, 10]])
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_what_is_not_finite_is_not_remembered(value):
+    module = memory()
+    student, teacher, index = batch()
+    before = module.memory_student.clone()
+    student[1] = value
+    loss = module(student, teacher, index, labels=LABELS)
+    assert not loss.isfinite()
+    assert torch.equal(module.memory_student[index[1]], before[index[1]])
+    assert not torch.equal(module.memory_student[index[0]], before[index[0]])
+    assert module.log_normalizer_student.isnan()  # left to the next batch
+    assert module(*batch(seed=1), labels=LABELS).isfinite()
+    assert module.log_normalizer_student.isfinite()
+
+
+def test_rows_start_and_stay_on_the_sphere():
+    module = memory()
+    for step in range(3):
+        torch.testing.assert_close(module.memory_student.norm(dim=1), torch.ones(len(LABELS)))
+        torch.testing.assert_close(module.memory_teacher.norm(dim=1), torch.ones(len(LABELS)))
+        module(*batch(seed=step), labels=LABELS)
+    assert not torch.equal(module.memory_student, module.memory_teacher)
+
+
 # Wrong input -----------------------------------------------------------------
 
 
@@ -276,9 +471,9 @@ def test_gpu_equals_cpu_without_a_wait():
         ({"embed_dim": 0}, "embed_dim must be an integer >= 1, got 0"),
         ({"negatives": 2.5}, "negatives must be an integer >= 1, got 2.5"),
         ({"temperature": 0.0}, "temperature must be a finite number > 0, got 0.0"),
-        ({"momentum": 1.0}, "momentum must be in [0, 1), got 1.0"),
-        ({"momentum": math.nan}, "momentum must be in [0, 1), got nan"),
-        ({"seed": -1}, "seed must be in [0, 2 ** 63), got -1"),
+        ({"momentum": 1.0}, "momentum must lie in [0, 1), got 1.0"),
+        ({"momentum": math.nan}, "momentum must lie in [0, 1), got nan"),
+        ({"seed": -1}, "seed must be an integer from 0 to 9223372036854775807, got -1"),
     ],
 )
 def test_options_are_checked(options, message):
@@ -293,23 +488,43 @@ def test_inputs_are_checked():
     for arguments, options, message in [
         ((student, teacher, index), {}, exactly),
         ((student, teacher, index), {"labels": LABELS, "contrast_index": index[:, None]}, exactly),
-        ((student, teacher, index[:3]), {"labels": LABELS}, "index must be [B] = [4], int64, got shape [3]"),
-        ((student, teacher, index.int()), {"labels": LABELS}, "got shape [4] and torch.int32"),
-        ((student, teacher, index), {"labels": LABELS[:5]}, "labels must be [N] = [12], one for each sample"),
-        ((student, teacher, index), {"labels": LABELS.int()}, "labels must be [N], int64, got shape [12]"),
+        (
+            (student, teacher, index[:3]),
+            {"labels": LABELS},
+            "index must be a tensor of int64 [4], got a tensor of int64 [3]",
+        ),
+        (
+            (student, teacher, index.int()),
+            {"labels": LABELS},
+            "index must be a tensor of int64 [4], got a tensor of int32 [4]",
+        ),
+        (
+            (student, teacher, index),
+            {"labels": LABELS[:5]},
+            "labels must be a tensor of int64 [12], got a tensor of int64 [5]",
+        ),
+        (
+            (student, teacher, index),
+            {"labels": LABELS.int()},
+            "labels must be a tensor of int64 [12], got a tensor of int32 [12]",
+        ),
         ((student, teacher, index), {"labels": LABELS - 1}, "labels must be >= -1"),
         ((student, teacher, index), {"labels": LABELS * 0}, "labels must name at least two classes"),
         ((student, teacher, index), {"labels": LABELS * 0 - 1}, "labels must name at least two classes"),
         (
             (student, teacher, index),
             {"contrast_index": index},
-            "contrast_index must be [B, 1 + K] = [4, 1 + K]",
+            "contrast_index must be a tensor of int64 [4, 1 + K], K >= 1",
         ),
-        ((student, teacher, index), {"contrast_index": index[:, None]}, "K >= 1, int64, got shape [4, 1]"),
+        (
+            (student, teacher, index),
+            {"contrast_index": index[:, None]},
+            "K >= 1, got a tensor of int64 [4, 1]",
+        ),
         (
             (student[0], teacher, index),
             {"labels": LABELS},
-            "student must be [B, D], not empty, got shape [5]",
+            "[B, D], not empty, got a tensor of float32 [5]",
         ),
         (
             (student[:2], teacher, index[:2]),
@@ -319,7 +534,7 @@ def test_inputs_are_checked():
         (
             (student, teacher.long(), index),
             {"labels": LABELS},
-            "teacher must be floating point, got torch.int64",
+            "teacher must be a floating-point tensor [B, D]",
         ),
     ]:
         with pytest.raises(ValueError, match=re.escape(message)):
@@ -334,14 +549,26 @@ def test_arguments_of_the_function_are_checked():
         torch.tensor(0.0),
     )
     for arguments, options, message in [
-        ((embedding[0], rows, index, zero), {}, "embedding must be [., D], floating point, got shape [3]"),
+        (
+            (embedding[0], rows, index, zero),
+            {},
+            "embedding must be a floating-point tensor [B, D], not empty",
+        ),
         (
             (embedding, rows.long(), index, zero),
             {},
-            "memory must be [., D], floating point, got shape [5, 3]",
+            "memory must be a floating-point tensor [N, D] with D = 3",
         ),
-        ((embedding, rows[:, :2], index, zero), {}, "must have the same length D, got 3 and 2"),
-        ((embedding, rows, index[:1], zero), {}, "contrast_index must be [B, 1 + K] = [2, 1 + K]"),
+        (
+            (embedding, rows[:, :2], index, zero),
+            {},
+            "[N, D] with D = 3, not empty, got a tensor of float32 [5, 2]",
+        ),
+        (
+            (embedding, rows, index[:1], zero),
+            {},
+            "contrast_index must be a tensor of int64 [2, 1 + K], K >= 1",
+        ),
         (
             (embedding, rows, index, zero.reshape(1)),
             {},

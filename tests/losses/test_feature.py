@@ -1,4 +1,4 @@
-"""Losses on feature maps: numbers by hand, what changes them and what does not, wrong input."""
+"""Losses on feature maps: numbers by hand, invariances, singular vectors, wrong input."""
 
 import math
 import re
@@ -9,11 +9,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional
 
-from dotkd.losses import attention_transfer_loss, hierarchical_context_loss, hint_loss, nst_loss
+from dotkd.losses import (
+    attention_transfer_loss,
+    hierarchical_context_loss,
+    hint_loss,
+    kdsvd_loss,
+    nst_loss,
+)
+from dotkd.losses.feature import _singular
+
+from .common import normal
 
 
 def maps(*shape, seed=0):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return normal(shape, seed=seed)[0]
 
 
 seeds = st.integers(0, 999)
@@ -155,6 +164,119 @@ def test_context_is_a_weighted_mean_and_looks_at_differences_only(seed, shift, s
     assert loss.item() == pytest.approx(shift**2, rel=1e-9, abs=1e-12)
 
 
+# Singular vectors ------------------------------------------------------------
+
+
+def plain_kdsvd(student_features, teacher_features, k):
+    """The formula step by step, with the framework's decomposition and gradient."""
+    loss, before = 0.0, None
+    for student, teacher in zip(student_features, teacher_features, strict=True):
+        _, _, ours = torch.linalg.svd(student.flatten(1, 2), full_matrices=False)
+        _, values, theirs = torch.linalg.svd(teacher.flatten(1, 2), full_matrices=False)
+        now = []
+        for b in range(len(student)):
+            shares = values[b, :k] / values[b, :k].norm()
+            chosen = []
+            for vector in theirs[b, :k]:
+                cosines = ours[b, : k + 3] @ vector
+                nearest = cosines.abs().argmax()
+                chosen.append(ours[b, nearest] * cosines[nearest].sign().detach())
+            now.append((torch.stack(chosen) * shares[:, None], theirs[b, :k] * shares[:, None]))
+        for new, old in zip(now, before or [], strict=bool(before)):
+            ours_now, theirs_now = (
+                torch.exp(-((vectors[:, :, None] - previous[:, None, :]) ** 2) / 8)
+                for vectors, previous in zip(new, old, strict=True)
+            )
+            loss = loss + ((ours_now - theirs_now) ** 2).sum() / len(student)
+        before = now
+    return loss
+
+
+@pytest.mark.parametrize("k", [1, 2, 4])
+def test_kdsvd_equals_the_plain_formula(k):
+    shapes = [((3, 2, 4, 6), (3, 4, 4, 6)), ((3, 5, 4, 4), (3, 3, 2, 4)), ((3, 2, 4, 4), (3, 2, 4, 4))]
+    student = [maps(*shape, seed=i).requires_grad_() for i, (shape, _) in enumerate(shapes)]
+    teacher = [maps(*shape, seed=9 + i).requires_grad_() for i, (_, shape) in enumerate(shapes)]
+    loss, expected = kdsvd_loss(student, teacher, k=k), plain_kdsvd(student, teacher, k)
+    torch.testing.assert_close(loss, expected, rtol=1e-12, atol=0)
+    for ours, theirs in zip(
+        torch.autograd.grad(loss, student + teacher),
+        torch.autograd.grad(expected, student + teacher),
+        strict=True,
+    ):
+        assert (ours - theirs).norm() <= 1e-10 * theirs.norm()
+
+
+def test_singular_vectors_by_hand():
+    # One sample, two rows. The teacher's leading vectors are e1, then e2; the student's e1, then
+    # (3, 4) / 5, its nearest to e2; each up to a sign, which the student takes from the teacher.
+    first = torch.tensor([[[[5.0, 0.0], [0.0, 1.0]]]], dtype=torch.float64)
+    turned = torch.tensor([[[[3.0, 4.0], [0.0, 0.0]]]], dtype=torch.float64)
+    second = torch.tensor([[[[1.0, 0.0], [0.0, 5.0]]]], dtype=torch.float64)
+    a, b = (_singular(tensor)[1][0, :, 0].sum().round().item() for tensor in (first, second))
+    assert abs(a) == abs(b) == 1
+
+    def kernel(now, before):
+        return [math.exp(-((x - y) ** 2) / 8) for x in now for y in before]
+
+    ours, theirs = kernel((0.6 * b, 0.8 * b), (a, 0)), kernel((0, b), (a, 0))
+    expected = sum((x - y) ** 2 for x, y in zip(ours, theirs, strict=True))
+    assert kdsvd_loss([first, turned], [first, second]).item() == pytest.approx(expected, rel=1e-12)
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 999), scale=st.floats(1e-3, 1e3))
+def test_kdsvd_forgets_scale_sign_and_the_order_of_rows(seed, scale):
+    student = [maps(2, 3, 2, 4, seed=seed), maps(2, 2, 3, 4, seed=seed + 1)]
+    teacher = [maps(2, 2, 2, 4, seed=seed + 2), maps(2, 1, 2, 4, seed=seed + 3)]
+    expected = kdsvd_loss(student, teacher)
+    rows = [tensor.flip(1, 2) * -scale for tensor in student]
+    torch.testing.assert_close(kdsvd_loss(rows, teacher), expected, rtol=1e-8, atol=1e-12)
+    larger = [tensor * scale for tensor in teacher]
+    torch.testing.assert_close(kdsvd_loss(student, larger), expected, rtol=1e-8, atol=1e-12)
+
+
+def test_decomposition_is_one_with_second_derivatives():
+    tall, wide = maps(2, 1, 4, 3).requires_grad_(), maps(2, 1, 2, 3, seed=1).requires_grad_()
+
+    def without_signs_and_scale(tensor):
+        values, vectors = _singular(tensor)
+        return values / values.norm(dim=1, keepdim=True), vectors.square()
+
+    assert torch.autograd.gradcheck(without_signs_and_scale, tall)
+    assert torch.autograd.gradgradcheck(without_signs_and_scale, tall)
+    assert torch.autograd.gradcheck(lambda tensor: without_signs_and_scale(tensor)[1], wide)
+    for tensor in (tall, wide):
+        values, vectors = _singular(tensor)
+        matrices = tensor.flatten(1, 2) / tensor.flatten(1).abs().amax(1).reshape(2, 1, 1)
+        rebuilt = vectors @ torch.diag_embed(values**2) @ vectors.mT
+        torch.testing.assert_close(rebuilt, matrices.mT @ matrices)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize(
+    "kind", ["zeros", "rank one", "equal values", "one dead channel", "nearly equal values"]
+)
+def test_repeated_singular_values_give_no_infinite_gradient(kind, dtype):
+    student = {
+        "zeros": torch.zeros(1, 2, 4, 4),
+        "rank one": torch.ones(1, 2, 4, 4),
+        "equal values": torch.eye(4).expand(1, 2, 4, 4).clone(),
+        "one dead channel": torch.relu(maps(1, 2, 4, 4)) * torch.tensor([0.0, 1.0]).reshape(1, 2, 1, 1),
+        "nearly equal values": torch.diag(torch.tensor([1, 1 + 1e-7, 1 - 1e-7, 1])).expand(1, 2, 4, 4),
+    }[kind]
+    student = student.to(dtype).clone().requires_grad_()
+    others = [maps(1, 2, 4, 4, seed=seed).to(dtype) for seed in (1, 2, 3)]
+    loss = kdsvd_loss([student, others[0]], others[1:], k=2)
+    loss.backward()
+    assert loss.isfinite()
+    assert student.grad.isfinite().all()
+    if kind in ("zeros", "equal values"):  # nothing says which direction leads
+        assert student.grad.abs().max() == 0
+    if dtype == torch.float32:
+        assert student.grad.abs().max() < 1e3
+
+
 # Wrong input -----------------------------------------------------------------
 
 LISTS = [attention_transfer_loss, nst_loss, hierarchical_context_loss]
@@ -166,13 +288,13 @@ ONE = torch.zeros(2, 3, 4, 4)
 @pytest.mark.parametrize(
     ("student", "teacher", "message"),
     [
-        (ONE, [ONE], "student_features must be a list of at least one tensor, got a single tensor"),
+        (ONE, [ONE], "student_features must be a list of at least one tensor, got a tensor of float32 [2, 3"),
         ([ONE], [], "teacher_features must be a list of at least one tensor, got []"),
         ([ONE], None, "teacher_features must be a list of at least one tensor, got None"),
         ([ONE, ONE], [ONE], "must hold equally many features, got 2 and 1"),
-        ([ONE[0]], [ONE], "student_features[0] must be [B, C, H, W], not empty, got shape [3, 4, 4]"),
-        ([ONE], [ONE[:, :0]], "teacher_features[0] must be [B, C, H, W], not empty, got shape [2, 0, 4, 4]"),
-        ([ONE, ONE.long()], [ONE, ONE], "student_features[1] must be floating point, got torch.int64"),
+        ([ONE[0]], [ONE], "student_features[0] must be a floating-point tensor [B, C, H, W]"),
+        ([ONE], [ONE[:, :0]], "[B, C, H, W], not empty, got a tensor of float32 [2, 0, 4, 4]"),
+        ([ONE, ONE.long()], [ONE, ONE], "student_features[1] must be a floating-point tensor [B, C, H, W]"),
     ],
 )
 def test_features_are_checked(loss, student, teacher, message):
@@ -202,9 +324,11 @@ def test_where_shapes_must_agree():
 
 
 def test_a_hint_is_a_filled_tensor_of_floats():
-    with pytest.raises(ValueError, match=r"student must not be empty, got shape \[0, 3\]"):
+    with pytest.raises(ValueError, match=r"student must be .*, not empty, got a tensor of float32 \[0, 3\]"):
         hint_loss(torch.zeros(0, 3), torch.zeros(0, 3))
-    with pytest.raises(ValueError, match=r"teacher must be floating point, got torch\.int64"):
+    with pytest.raises(
+        ValueError, match=r"teacher must be a floating-point tensor .*, got a tensor of int64"
+    ):
         hint_loss(torch.zeros(3), torch.zeros(3, dtype=torch.int64))
 
 
@@ -212,3 +336,35 @@ def test_a_hint_is_a_filled_tensor_of_floats():
 def test_the_exponent_is_checked(p):
     with pytest.raises(ValueError, match=rf"p must be a finite number >= 1, got {p}"):
         attention_transfer_loss([ONE], [ONE], p=p)
+
+
+@pytest.mark.parametrize(
+    ("student", "teacher", "k", "message"),
+    [
+        ([(2, 1, 2, 4)], [(2, 1, 2, 4)], 1, "student_features must hold at least 2 maps"),
+        (
+            [(2, 1, 2, 4), (2, 1, 4, 2)],
+            [(2, 1, 2, 4), (2, 1, 2, 4)],
+            1,
+            "student_features[1] and teacher_features[1] must have the same width W, got 2 and 4",
+        ),
+        (
+            [(2, 1, 2, 4), (2, 1, 4, 2)],
+            [(2, 1, 2, 4), (2, 1, 4, 2)],
+            3,
+            "k must be an integer from 1 to 2, got 3",
+        ),
+        ([(2, 1, 2, 4)] * 2, [(2, 1, 2, 4)] * 2, 0, "k must be an integer from 1 to 4, got 0"),
+        ([(2, 1, 2, 4)] * 2, [(2, 1, 2, 4)] * 2, 1.0, "k must be an integer from 1 to 4, got 1.0"),
+        ([(2, 1, 2, 4)] * 2, [(2, 1, 2, 4)] * 2, True, "k must be an integer from 1 to 4, got True"),
+        (
+            [(2, 4)] * 2,
+            [(2, 4)] * 2,
+            1,
+            "student_features[0] must be a floating-point tensor [B, C, H, W], not empty, got a tensor of",
+        ),
+    ],
+)
+def test_wrong_input_of_kdsvd_is_refused(student, teacher, k, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        kdsvd_loss([maps(*shape) for shape in student], [maps(*shape) for shape in teacher], k=k)

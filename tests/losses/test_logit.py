@@ -1,72 +1,51 @@
-"""Losses on logits: recorded numbers, identities, extremes, and what wrong input is told."""
+"""Losses on whole distributions of logits (KD, multi-level, DIST): numbers by hand, identities, extremes."""
 
-import json
 import math
 import re
-from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch.utils._python_dispatch import TorchDispatchMode
 
-from dotkd.losses import dkd_loss, kd_loss
+from dotkd.losses import dist_loss, dkd_loss, kd_loss, multi_level_loss
 
-GOLDEN = Path(__file__).parents[1] / "golden"
-HYPER = json.loads((GOLDEN / "losses.json").read_text())
-VECTORS = np.load(GOLDEN / "losses.npz")
+from .common import normal
 
+# DKD shares the symmetries and extremes of KD; what is its own is in test_logit_target.py.
 LOSSES = {
     "kd": lambda s, t, _, **o: kd_loss(s, t, **o),
     "kd standardized": lambda s, t, _, **o: kd_loss(s, t, standardize=True, **o),
     "dkd": dkd_loss,
 }
 every_loss = pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)
+seeds = st.integers(0, 999)
+shares = st.floats(0.05, 1.0)
+few_examples = settings(max_examples=25, deadline=None)
 
 
 def batch(rows=5, classes=4, dtype=torch.float64, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    student = torch.randn(rows, classes, generator=generator, dtype=torch.float64).to(dtype) * 3
-    teacher = torch.randn(rows, classes, generator=generator, dtype=torch.float64).to(dtype) * 3
-    target = torch.randint(classes, (rows,), generator=generator)
-    return student.requires_grad_(), teacher, target
+    student, teacher = normal((rows, classes), (rows, classes), seed=seed)
+    target = torch.randint(classes, (rows,), generator=torch.Generator().manual_seed(seed))
+    return (3 * student).to(dtype).requires_grad_(), (3 * teacher).to(dtype), target
 
 
-def hand_worked(temperature):
-    """Logits whose softmax at this temperature is a table of simple fractions."""
-    student = torch.tensor([[1 / 2, 1 / 4, 1 / 4], [1 / 3, 1 / 3, 1 / 3]], dtype=torch.float64)
-    teacher = torch.tensor([[1 / 4, 1 / 4, 1 / 2], [1 / 2, 1 / 4, 1 / 4]], dtype=torch.float64)
-    return (student.log() * temperature).requires_grad_(), teacher.log() * temperature
+def logits(rows=5, classes=4, seed=0):
+    return 2 * normal((rows, classes), seed=seed)[0]
 
 
-# Recorded numbers ------------------------------------------------------------
+def table(*rows):
+    """Logits whose softmax at temperature 1 is this table."""
+    return torch.tensor(rows, dtype=torch.float64).log()
 
 
-@pytest.mark.parametrize("case", ["kd_T1", "kd_T4", "kd_logit_standardization_T2", "dkd"])
-def test_value_and_gradient_equal_the_published_ones(case):
-    tensors = {name: torch.from_numpy(VECTORS[f"{case}/in/{name}"]) for name in HYPER[case]["inputs"]}
-    student = tensors["logits_student"].requires_grad_()
-    options = dict(HYPER[case]["hyper"])
-    if case == "dkd":
-        loss = dkd_loss(student, tensors["logits_teacher"], tensors["target"], **options)
-    else:
-        standardize = "standardization" in case
-        loss = kd_loss(student, tensors["logits_teacher"], standardize=standardize, **options)
-    loss.backward()
-    expected = torch.from_numpy(VECTORS[f"{case}/grad/logits_student"])
-    torch.testing.assert_close(loss.item(), VECTORS[f"{case}/loss"].item(), rtol=1e-5, atol=0)
-    assert (student.grad - expected).norm() <= 1e-5 * expected.norm()
-    torch.testing.assert_close(student.grad, expected, rtol=1e-5, atol=1e-6 * expected.abs().max().item())
-
-
-# Numbers by hand -------------------------------------------------------------
+# KD --------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("temperature", [1.0, 2.0, 5.0])
 def test_kd_by_hand(temperature):
-    student, teacher = hand_worked(temperature)
+    student = (table((1 / 2, 1 / 4, 1 / 4), (1 / 3, 1 / 3, 1 / 3)) * temperature).requires_grad_()
+    teacher = table((1 / 4, 1 / 4, 1 / 2), (1 / 2, 1 / 4, 1 / 4)) * temperature
     loss = kd_loss(student, teacher, temperature=temperature)
     loss.backward()
     first = 1 / 4 * math.log(1 / 2) + 1 / 2 * math.log(2)
@@ -74,20 +53,6 @@ def test_kd_by_hand(temperature):
     assert loss.item() == pytest.approx(temperature**2 * (first + second) / 2, rel=1e-12)
     difference = torch.tensor([[1 / 4, 0, -1 / 4], [-1 / 6, 1 / 12, 1 / 12]], dtype=torch.float64)
     torch.testing.assert_close(student.grad, temperature * difference / 2)  # T^2 / T, mean of 2
-
-
-@pytest.mark.parametrize("temperature", [1.0, 4.0])
-@pytest.mark.parametrize(("alpha", "beta"), [(1.0, 0.0), (0.0, 1.0), (0.5, 8.0)])
-def test_dkd_by_hand(temperature, alpha, beta):
-    student, teacher = hand_worked(temperature)
-    loss = dkd_loss(student, teacher, torch.tensor([0, 1]), alpha=alpha, beta=beta, temperature=temperature)
-    sure = [
-        1 / 4 * math.log(1 / 2) + 3 / 4 * math.log(3 / 2),  # 1/4 against 1/2
-        1 / 4 * math.log(3 / 4) + 3 / 4 * math.log(9 / 8),  # 1/4 against 1/3
-    ]
-    rest = 2 / 3 * math.log(4 / 3) + 1 / 3 * math.log(2 / 3)  # (2/3, 1/3) against (1/2, 1/2), twice
-    expected = temperature**2 * (alpha * sum(sure) / 2 + beta * rest)
-    assert loss.item() == pytest.approx(expected, rel=1e-12)
 
 
 def test_standardized_rows_forget_shift_and_scale():
@@ -99,14 +64,22 @@ def test_standardized_rows_forget_shift_and_scale():
     torch.testing.assert_close(loss, kd_loss(*by_hand), rtol=1e-12, atol=0)
 
 
-# Identities ------------------------------------------------------------------
+def test_kd_at_high_temperature_is_mse_of_centred_logits():
+    student, teacher, _ = batch()
+    gap = student - teacher
+    gap = gap - gap.mean(1, keepdim=True)
+    limit = gap.square().sum() / (2 * gap.shape[1] * gap.shape[0])
+    torch.testing.assert_close(kd_loss(student, teacher, temperature=1e5), limit, rtol=1e-3, atol=0)
 
 
-@every_loss
-def test_gradients_by_finite_differences_for_both_models(loss):
-    student, teacher, target = batch()
-    teacher.requires_grad_()
-    assert torch.autograd.gradcheck(lambda s, t: loss(s, t, target), (student, teacher))
+@pytest.mark.parametrize("level", [0.0, 0.1, 1e3, -6e4])
+def test_constant_rows_standardize_to_zero(level):
+    student = torch.full((2, 100), level, requires_grad=True)
+    teacher = torch.randn(2, 100, generator=torch.Generator().manual_seed(0))
+    loss = kd_loss(student, teacher, standardize=True)
+    loss.backward()
+    torch.testing.assert_close(loss, kd_loss(torch.zeros(2, 100), teacher, standardize=True))
+    assert student.grad.abs().max() == 0
 
 
 @every_loss
@@ -117,29 +90,6 @@ def test_nothing_to_learn_from_oneself(loss, dtype):
     value.backward()
     assert value.item() == 0
     assert student.grad.abs().max() <= 100 * torch.finfo(value.dtype).eps
-
-
-@pytest.mark.parametrize("temperature", [1.0, 4.0])
-def test_kd_is_the_target_part_and_a_share_of_the_rest(temperature):
-    student, teacher, target = batch(rows=6, classes=5)
-    for row in range(6):
-        s, t, y = student[row : row + 1], teacher[row : row + 1], target[row : row + 1]
-        sure = torch.softmax(t / temperature, 1)[0, y].item()
-        decoupled = dkd_loss(s, t, y, alpha=1.0, beta=1 - sure, temperature=temperature)
-        torch.testing.assert_close(kd_loss(s, t, temperature=temperature), decoupled, rtol=1e-10, atol=0)
-
-
-def test_kd_with_two_classes_has_no_rest():
-    student, teacher, target = batch(classes=2)
-    torch.testing.assert_close(dkd_loss(student, teacher, target, beta=8.0), kd_loss(student, teacher))
-
-
-def test_kd_at_high_temperature_is_mse_of_centred_logits():
-    student, teacher, _ = batch()
-    gap = student - teacher
-    gap = gap - gap.mean(1, keepdim=True)
-    limit = gap.square().sum() / (2 * gap.shape[1] * gap.shape[0])
-    torch.testing.assert_close(kd_loss(student, teacher, temperature=1e5), limit, rtol=1e-3, atol=0)
 
 
 @every_loss
@@ -169,9 +119,6 @@ def test_symmetries(loss, rows, classes, temperature, seed):
         torch.testing.assert_close(other, value, rtol=1e-8, atol=1e-10)
 
 
-# Extremes, dtypes, devices ---------------------------------------------------
-
-
 def extreme_logits(dtype):
     largest = 3e4 if dtype == torch.float16 else 1e4
     values = [-2 * largest, -largest, -20.0, -1.0, 0.0, 1e-3, 1.0, 20.0, largest, 2 * largest]
@@ -197,146 +144,195 @@ def test_extreme_logits_stay_finite(loss, dtype, data, temperature):
         assert student.grad.abs().max() <= 10 * temperature
 
 
-@pytest.mark.parametrize("gap", [20.0, 104.0, 6e4])
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32], ids=str)
-def test_a_sure_student_against_an_unsure_teacher_is_exact(gap, dtype):
-    # KL((1/2, 1/2) || (p, 1 - p)) with logits (gap, 0) is log(1 / 2) + gap / 2 + log1p(exp(-gap)).
-    student = torch.tensor([[gap, 0.0]], dtype=dtype, requires_grad=True)
-    loss = dkd_loss(student, torch.zeros(1, 2, dtype=dtype), torch.tensor([0]), temperature=1.0)
-    loss.backward()
-    size = student[0, 0].item()
-    assert loss.item() == pytest.approx(size / 2 - math.log(2), rel=1e-6)
-    torch.testing.assert_close(student.grad.float(), torch.tensor([[0.5, -0.5]]), rtol=1e-3, atol=0)
+# DIST ------------------------------------------------------------------------
+
+# First row: deviations (2, -1, -1) / 12 and (-1, -1, 2) / 12, correlation -1/2.
+# By column: (+, -) against (-, +) is -1, (-, +) against (-, +) is 1, (-, +) against (+, -) is -1.
+OURS = table((1 / 2, 1 / 4, 1 / 4), (2 / 10, 4 / 10, 4 / 10))
+THEIRS = table((1 / 4, 1 / 4, 1 / 2), (3 / 10, 6 / 10, 1 / 10))
 
 
-@pytest.mark.parametrize("level", [0.0, 0.1, 1e3, -6e4])
-def test_constant_rows_standardize_to_zero(level):
-    student = torch.full((2, 100), level, requires_grad=True)
-    teacher = torch.randn(2, 100, generator=torch.Generator().manual_seed(0))
-    loss = kd_loss(student, teacher, standardize=True)
+def pearson(x, y):
+    x, y = ([value - sum(row) / len(row) for value in row] for row in (x, y))
+    return sum(a * b for a, b in zip(x, y, strict=True)) / (math.hypot(*x) * math.hypot(*y))
+
+
+def test_dist_by_hand():
+    assert pearson((2, -1, -1), (-1, -1, 2)) == pytest.approx(-1 / 2)
+    second = pearson((2, 4, 4), (3, 6, 1))
+    inter = ((1 + 1 / 2) + (1 - second)) / 2
+    intra = ((1 + 1) + (1 - 1) + (1 + 1)) / 3
+    for beta, gamma in [(1, 0), (0, 1), (2, 3)]:
+        loss = dist_loss(OURS, THEIRS, beta=beta, gamma=gamma)
+        assert loss.item() == pytest.approx(beta * inter + gamma * intra, rel=1e-5)  # the 1e-8
+    assert dist_loss(OURS, THEIRS).item() == pytest.approx(inter + intra, rel=1e-5)
+
+
+@pytest.mark.parametrize("temperature", [0.5, 3.0])
+def test_the_temperature_of_dist(temperature):
+    at_one = dist_loss(OURS, THEIRS, beta=2.0)
+    loss = dist_loss(OURS * temperature, THEIRS * temperature, beta=2.0, temperature=temperature)
+    torch.testing.assert_close(loss, at_one * temperature**2, rtol=1e-12, atol=0)
+
+
+@few_examples
+@given(seed=seeds, share=st.lists(shares, min_size=5, max_size=5), common=shares)
+def test_dist_forgets_scales_and_shifts_of_probabilities(seed, share, common):
+    # Probabilities mixed with the uniform ones: each row scaled by a share and shifted.
+    student, teacher = logits(seed=seed), logits(seed=seed + 1)
+
+    def mixed(rows, part):
+        return (part * torch.softmax(rows, 1) + (1 - part) / rows.shape[1]).log()
+
+    by_row = torch.tensor(share, dtype=torch.float64).unsqueeze(1)
+    inter = {"gamma": 0.0}
+    close = {"rtol": 1e-4, "atol": 1e-5}  # up to the published 1e-8
+    torch.testing.assert_close(
+        dist_loss(mixed(student, by_row), mixed(teacher, by_row.flip(0)), **inter),
+        dist_loss(student, teacher, **inter),
+        **close,
+    )
+    # The columns are scaled alike only if all rows are.
+    both = dist_loss(mixed(student, common), mixed(teacher, 0.5))
+    torch.testing.assert_close(both, dist_loss(student, teacher), **close)
+    assert dist_loss(mixed(teacher, common), teacher).item() == pytest.approx(0, abs=1e-4)
+
+
+@few_examples
+@given(seed=seeds, rows=st.integers(2, 6), classes=st.integers(2, 6))
+def test_dist_is_bounded_and_forgets_the_names_of_classes(seed, rows, classes):
+    student, teacher = logits(rows, classes, seed), logits(rows, classes, seed + 1)
+    loss = dist_loss(student, teacher, beta=2.0, gamma=0.5)
+    assert -1e-9 <= loss <= 2 * (2.0 + 0.5) + 1e-9
+    order = torch.randperm(classes, generator=torch.Generator().manual_seed(seed))
+    renamed = dist_loss(student[:, order], teacher[:, order], beta=2.0, gamma=0.5)
+    torch.testing.assert_close(renamed, loss, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("classes", [3, 100])
+def test_a_head_that_starts_at_zero_correlates_with_nothing(classes, dtype):
+    student = torch.zeros(2, classes, dtype=dtype, requires_grad=True)
+    loss = dist_loss(student, logits(2, classes).to(dtype))
     loss.backward()
-    torch.testing.assert_close(loss, kd_loss(torch.zeros(2, 100), teacher, standardize=True))
+    assert loss.item() == 2
     assert student.grad.abs().max() == 0
 
 
-@every_loss
-def test_dtypes_meet_in_the_wider_one(loss):
-    student, teacher, target = batch()
-    for ours, theirs, result in [
-        (torch.float16, torch.bfloat16, torch.float32),
-        (torch.float16, torch.float32, torch.float32),
-        (torch.float32, torch.float64, torch.float64),
-    ]:
-        assert loss(student.to(ours), teacher.to(theirs), target).dtype == result
+def test_one_sample_has_no_relation_within_a_class():
+    student = logits(1).requires_grad_()
+    loss = dist_loss(student, logits(1, seed=1), beta=0.0)
+    loss.backward()
+    assert loss.item() == 1
+    assert student.grad.abs().max() == 0
 
 
-@every_loss
-def test_the_callers_logits_are_not_changed(loss):
-    student, teacher, target = batch()
-    before = student.detach().clone(), teacher.clone()
-    loss(student, teacher, target).backward()
-    assert torch.equal(student, before[0])
-    assert torch.equal(teacher, before[1])
+# Multi-level -----------------------------------------------------------------
 
 
-class NoHostRead(TorchDispatchMode):
-    """Fails on operations whose result the host must wait for."""
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        waits = ("_local_scalar_dense", "nonzero", "masked_select", "aten.index.")
-        assert not any(word in str(func) for word in waits), func
-        return func(*args, **(kwargs or {}))
-
-
-@every_loss
-def test_nothing_waits_for_the_device(loss):
-    student, teacher, target = batch()
-    with NoHostRead():
-        loss(student, teacher, target).backward()
-    on_meta = [tensor.detach().to("meta") for tensor in (student, teacher, target)]
-    assert loss(*on_meta).shape == ()  # a device without values: any look at one is an error
+def test_multi_level_by_hand():
+    # P P' = (5/8, 1/2; 1/2, 1/2), Q Q' = (1, 0; 0, 1) nearly; P' P = (13/16, 7/16; 7/16, 5/16).
+    student, teacher = table((3 / 4, 1 / 4), (1 / 2, 1 / 2)), table((1 - 1e-12, 1e-12), (1e-12, 1 - 1e-12))
+    batch = ((5 / 8 - 1) ** 2 + 2 * (1 / 2) ** 2 + (1 / 2 - 1) ** 2) / 2
+    classes = ((13 / 16 - 1) ** 2 + 2 * (7 / 16) ** 2 + (5 / 16 - 1) ** 2) / 2
+    instance = (math.log(4 / 3) + math.log(2)) / 2
+    for one, two, three in [(1, 0, 0), (0, 1, 0), (0, 0, 1), (3, 5, 7)]:
+        weights = {"instance_weight": one, "batch_weight": two, "class_weight": three}
+        loss = multi_level_loss(student, teacher, temperatures=[1], **weights)
+        assert loss.item() == pytest.approx(one * instance + two * batch + three * classes, rel=1e-9)
 
 
-@every_loss
-def test_compiles_in_one_piece(loss):
-    student, teacher, target = batch()
-    compiled = torch.compile(loss, backend="eager", fullgraph=True)
-    assert torch.equal(compiled(student, teacher, target), loss(student, teacher, target))
+def test_multi_level_adds_up_its_temperatures():
+    student, teacher = logits(), logits(seed=1)
+    alone = [multi_level_loss(student, teacher, temperatures=[t]) for t in (2, 3, 4, 5, 6)]
+    torch.testing.assert_close(multi_level_loss(student, teacher), sum(alone), rtol=1e-12, atol=0)
 
 
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-@every_loss
-def test_gpu_equals_cpu_without_a_wait(loss):
-    student, teacher, target = batch(dtype=torch.float32)
-    on_gpu = [student.detach().cuda().requires_grad_(), teacher.cuda(), target.cuda()]
-    torch.cuda.set_sync_debug_mode("error")
-    try:
-        value = loss(*on_gpu)
-        value.backward()
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
-    expected = loss(student, teacher, target)
-    expected.backward()
-    torch.testing.assert_close(value.cpu(), expected)
-    torch.testing.assert_close(on_gpu[0].grad.cpu(), student.grad)
+def test_its_instance_level_is_kd():
+    student, teacher = logits(), logits(seed=1)
+    instance = multi_level_loss(student, teacher, temperatures=(1.0, 4.0), batch_weight=0.0, class_weight=0.0)
+    expected = kd_loss(student, teacher, temperature=1.0) + kd_loss(student, teacher, temperature=4.0)
+    torch.testing.assert_close(instance, expected, rtol=1e-12, atol=0)
+
+
+@few_examples
+@given(seed=seeds, rows=st.integers(1, 6), classes=st.integers(2, 6))
+def test_multi_level_forgets_names_and_shifts(seed, rows, classes):
+    student, teacher = logits(rows, classes, seed), logits(rows, classes, seed + 1)
+    loss = multi_level_loss(student, teacher)
+    assert loss >= 0
+    order = torch.randperm(classes, generator=torch.Generator().manual_seed(seed))
+    shift = torch.arange(rows, dtype=torch.float64).unsqueeze(1)
+    for changed in [(student[:, order], teacher[:, order]), (student + shift, teacher - 3 * shift)]:
+        torch.testing.assert_close(multi_level_loss(*changed), loss, rtol=1e-9, atol=1e-12)
+
+
+def test_the_batch_level_sees_which_samples_are_predicted_alike():
+    # The teacher predicts both samples alike. So does one student, whatever it predicts.
+    teacher = table((0.7, 0.2, 0.1), (0.7, 0.2, 0.1))
+    renamed = teacher.flip(1)
+    options = {"temperatures": [1.0], "instance_weight": 0.0, "class_weight": 0.0}
+    assert multi_level_loss(renamed, teacher, **options).item() == pytest.approx(0, abs=1e-12)
+    assert multi_level_loss(torch.stack([renamed[0], teacher[0]]), teacher, **options) > 0.1
 
 
 # Wrong input -----------------------------------------------------------------
 
-
-@every_loss
-@pytest.mark.parametrize("temperature", [0.0, -1.0, math.inf, math.nan])
-def test_temperature_is_checked(loss, temperature):
-    with pytest.raises(ValueError, match=r"temperature must be a finite number > 0, got (0|-1|inf|nan)"):
-        loss(*batch(), temperature=temperature)
+LOSSES_OF_TWO = {"kd": kd_loss, "dist": dist_loss, "multi-level": multi_level_loss}
 
 
-@every_loss
-@pytest.mark.parametrize("shape", [(4,), (2, 3, 4), (0, 4), (3, 1)])
-def test_shape_is_checked(loss, shape):
-    message = "student_logits must be [B, C] with at least 1 sample and 2 classes, got shape " + str(
-        list(shape)
-    )
+@pytest.mark.parametrize("loss", LOSSES_OF_TWO.values(), ids=LOSSES_OF_TWO)
+@pytest.mark.parametrize(
+    ("student", "teacher", "names", "got"),
+    [
+        (torch.zeros(4), torch.zeros(4), "student_logits", "float32 [4]"),
+        (torch.zeros(2, 3, 4), torch.zeros(2, 3, 4), "student_logits", "float32 [2, 3, 4]"),
+        (torch.zeros(0, 4), torch.zeros(0, 4), "student_logits", "float32 [0, 4]"),
+        (torch.zeros(3, 1), torch.zeros(3, 1), "student_logits", "float32 [3, 1]"),
+        (torch.zeros(3, 2), torch.zeros(3, 1), "teacher_logits", "float32 [3, 1]"),
+        (torch.zeros(2, 3), torch.ones(2, 3, dtype=torch.int64), "teacher_logits", "int64 [2, 3]"),
+    ],
+)
+def test_logits_are_checked(loss, student, teacher, names, got):
+    message = f"{names} must be a floating-point tensor [B, C] with C >= 2, not empty, got a tensor of {got}"
     with pytest.raises(ValueError, match=re.escape(message)):
-        loss(torch.zeros(shape), torch.zeros(shape), torch.zeros(shape[0], dtype=torch.int64))
+        loss(student, teacher)
 
 
-@every_loss
+@pytest.mark.parametrize("loss", LOSSES_OF_TWO.values(), ids=LOSSES_OF_TWO)
 def test_both_need_the_same_shape(loss):
-    with pytest.raises(ValueError, match=r"the same shape \[B, C\], got \[2, 3\] and \[2, 5\]"):
-        loss(torch.zeros(2, 3), torch.zeros(2, 5), torch.zeros(2, dtype=torch.int64))
-
-
-@every_loss
-def test_logits_are_floating_point(loss):
-    with pytest.raises(ValueError, match=r"teacher_logits must be floating point, got torch\.int64"):
-        loss(torch.zeros(2, 3), torch.ones(2, 3, dtype=torch.int64), torch.zeros(2, dtype=torch.int64))
+    message = "student_logits and teacher_logits must have the same shape, got [2, 3] and [2, 5]"
+    with pytest.raises(ValueError, match=re.escape(message)):
+        loss(torch.zeros(2, 3), torch.zeros(2, 5))
 
 
 @pytest.mark.parametrize(
-    ("target", "message"),
+    ("loss", "option"),
     [
-        (torch.zeros(2), r"target must hold int64 class numbers, got torch\.float32"),
-        (torch.zeros(2, dtype=torch.int32), r"target must hold int64 class numbers, got torch\.int32"),
-        (torch.zeros(3, dtype=torch.int64), r"target must be \[B\] = \[2\], .* got shape \[3\]"),
-        (torch.zeros(2, 3, dtype=torch.int64), r"target must be \[B\] = \[2\], .* got shape \[2, 3\]"),
+        (dist_loss, "beta"),
+        (dist_loss, "gamma"),
+        (multi_level_loss, "instance_weight"),
+        (multi_level_loss, "batch_weight"),
+        (multi_level_loss, "class_weight"),
     ],
 )
-def test_target_is_checked(target, message):
-    with pytest.raises(ValueError, match=message):
-        dkd_loss(torch.zeros(2, 3), torch.zeros(2, 3), target)
-
-
-@pytest.mark.parametrize("option", ["alpha", "beta"])
 @pytest.mark.parametrize("value", [-1.0, math.inf, math.nan])
-def test_weights_are_checked(option, value):
+def test_weights_are_checked(loss, option, value):
     with pytest.raises(ValueError, match=rf"{option} must be a finite number >= 0, got {value}"):
-        dkd_loss(*batch(), **{option: value})
+        loss(logits(), logits(), **{option: value})
 
 
-@pytest.mark.parametrize("label", [-1, 4])
-def test_a_class_out_of_range_is_an_error_of_torch(label):
-    student, teacher, _ = batch(rows=1)
-    with pytest.raises(RuntimeError, match="out of bounds"):
-        dkd_loss(student, teacher, torch.tensor([label]))
+@pytest.mark.parametrize("value", [0.0, -1.0, math.inf, math.nan])
+def test_temperatures_are_checked(value):
+    for loss in (kd_loss, dist_loss):
+        with pytest.raises(ValueError, match=rf"temperature must be a finite number > 0, got {value}"):
+            loss(logits(), logits(), temperature=value)
+    with pytest.raises(ValueError, match=rf"temperatures\[1\] must be a finite number > 0, got {value}"):
+        multi_level_loss(logits(), logits(), temperatures=[1.0, value])
+
+
+@pytest.mark.parametrize("value", [(), 4.0, None])
+def test_temperatures_are_a_list(value):
+    message = f"temperatures must be a list of at least one number > 0, got {value!r}"
+    with pytest.raises(ValueError, match=re.escape(message)):
+        multi_level_loss(logits(), logits(), temperatures=value)

@@ -1,4 +1,4 @@
-"""Losses on relations among samples: numbers by hand, what changes them and what does not, wrong input."""
+"""Losses on relations among samples: numbers by hand, invariances, degenerate batches, wrong input."""
 
 import math
 import re
@@ -10,9 +10,11 @@ from hypothesis import strategies as st
 
 from dotkd.losses import pkt_loss, rkd_loss, similarity_loss
 
+from .common import normal
+
 
 def rows(*shape, seed=0):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return normal(shape, seed=seed)[0]
 
 
 def rotation(size, seed=0):
@@ -204,10 +206,14 @@ def test_a_collapsed_student_gets_no_infinite_gradient(loss):
 @pytest.mark.parametrize(
     ("student", "teacher", "message"),
     [
-        (torch.zeros(4), torch.zeros(4, 2), "student must be [B, D], not empty, got shape [4]"),
-        (torch.zeros(4, 2), torch.zeros(4, 2, 1), "teacher must be [B, D], not empty, got shape [4, 2, 1]"),
-        (torch.zeros(0, 2), torch.zeros(0, 2), "student must be [B, D], not empty, got shape [0, 2]"),
-        (torch.zeros(4, 2), torch.zeros(4, 2).int(), "teacher must be floating point, got torch.int32"),
+        (
+            torch.zeros(4),
+            torch.zeros(4, 2),
+            "student must be a floating-point tensor [B, D], not empty, got a tensor of float32 [4]",
+        ),
+        (torch.zeros(4, 2), torch.zeros(4, 2, 1), "[B, D], not empty, got a tensor of float32 [4, 2, 1]"),
+        (torch.zeros(0, 2), torch.zeros(0, 2), "[B, D], not empty, got a tensor of float32 [0, 2]"),
+        (torch.zeros(4, 2), torch.zeros(4, 2).int(), "teacher must be a floating-point tensor [B, D]"),
         (
             torch.zeros(4, 2),
             torch.zeros(3, 2),
@@ -227,7 +233,7 @@ def test_embeddings_are_checked(loss, student, teacher, message):
         (
             [torch.zeros(4)],
             [torch.zeros(4)],
-            "student_features[0] must be [B, ...], not empty, got shape [4]",
+            "student_features[0] must be a floating-point tensor [B, ...], not empty",
         ),
         ([torch.zeros(4, 2)], [torch.zeros(3, 2)], "must hold the same samples, got 4 and 3 of them"),
     ],

@@ -150,9 +150,9 @@ def test_it_pickles_and_shows_its_options():
         ({"alpha": -1.0}, "alpha must be a finite number >= 0, got -1"),
         ({"beta": math.inf}, "beta must be a finite number >= 0, got inf"),
         ({"temperature": 0.0}, "temperature must be a finite number > 0, got 0"),
-        ({"warmup": 20}, r"warmup must be a share of the run in \[0, 1\], got 20"),
+        ({"warmup": 20}, "warmup must be a number from 0 to 1, got 20"),
         ({"k_start": 5}, r"k_start must be a share of the classes in \(0, 1\], got 5"),
-        ({"k_plateau": -0.5}, r"k_plateau must lie in \[0, 1\], got -0.5"),
+        ({"k_plateau": -0.5}, "k_plateau must be a number from 0 to 1, got -0.5"),
         ({"rise_end": 0.8, "hold_end": 0.5}, "rise_end, hold_end and full_from must be shares of the run"),
     ],
 )

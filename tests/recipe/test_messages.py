@@ -135,7 +135,7 @@ WRONG_VALUES = [
     (DOT, "run.threads=-2", r"run\.threads: must be .* 0, got -2"),
     (DOT, "method.temperature=-1", r"method.*temperature must be a finite number > 0, got -1(\.0)?"),
     (DOT, "method.task_weight=-1", r"method.*task_weight must be a finite number >= 0, got -1(\.0)?"),
-    (DOT, "method.warmup=2", r"method.*warmup must be a share of the run in \[0, 1\], got 2(\.0)?"),
+    (DOT, "method.warmup=2", r"method.*warmup must be a number from 0 to 1, got 2(\.0)?"),
     # not a table
     (DOT, "schedule=3", r"schedule: must be a table, got 3"),
     (DOT, "optimizer=sgd", r"optimizer: must be a table, got 'sgd'"),

@@ -1,4 +1,4 @@
-"""Taps: features by path, nothing left behind, and a clear word when a path is no feature."""
+"""Taps: features by path, no hook or activation left behind, and errors that name the path."""
 
 import copy
 import gc
@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from dotkd.features.taps import Taps
+from dotkd.features import Taps
 
 
 class Net(nn.Module):

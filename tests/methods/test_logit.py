@@ -1,4 +1,4 @@
-"""KD and DKD as methods: published defaults, the right loss, weights and ramp."""
+"""KD and DKD as methods, and the interface of all methods: defaults, raw losses, weights, ramp, inputs."""
 
 import math
 import pickle
@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from dotkd.losses import dkd_loss, kd_loss
-from dotkd.methods import DKD, KD, Outputs
+from dotkd.methods import CRD, DKD, KD, VID, FunctionMethod, LabelSmoothing, Method, Outputs, ReviewKD
 
 
 def batch():
@@ -61,8 +61,8 @@ def test_the_student_is_what_is_deployed_and_methods_pickle(method):
         ("temperature", 0.0, "temperature must be a finite number > 0, got 0.0"),
         ("task_weight", -1.0, "task_weight must be a finite number >= 0, got -1.0"),
         ("distill_weight", math.nan, "distill_weight must be a finite number >= 0, got nan"),
-        ("warmup", 20, r"warmup must be a share of the run in \[0, 1\], got 20"),
-        ("warmup", math.nan, "warmup must be a share of the run"),
+        ("warmup", 20, "warmup must be a number from 0 to 1, got 20"),
+        ("warmup", math.nan, "warmup must be a number from 0 to 1, got nan"),
     ],
 )
 def test_options_are_checked_when_the_method_is_made(method, option, value, message):
@@ -82,3 +82,34 @@ def test_half_precision_outputs_are_widened():
     assert wide.logits.dtype == wide.features["a"].dtype == torch.float32
     double = Outputs(torch.zeros(2, 3, dtype=torch.float64))
     assert double.in_float32().logits is double.logits
+
+
+@pytest.mark.parametrize(
+    ("method", "features", "hard"),
+    [
+        (KD(), (), False),
+        (DKD(), (), True),
+        (VID(), ("stages",), False),
+        (CRD(), ("pooled",), True),
+        (ReviewKD(), ("stages", "preacts", "pooled"), False),
+        (FunctionMethod(kd_loss, needs=("logits", "block", "target")), ("block",), True),
+    ],
+)
+def test_needs_are_features_and_labels(method, features, hard):
+    assert method.feature_names == features
+    assert method.needs_hard_labels == hard
+    assert LabelSmoothing().needs_hard_labels
+
+
+def test_repr_shows_the_options_of_the_constructor_and_the_weights():
+    class Own(Method):
+        def __init__(self, *, scale=2.0, mode="sum", hidden=3, **weights):
+            super().__init__(**weights)
+            self.scale, self.mode, self._hidden = scale, mode, hidden
+
+        def forward(self, student, teacher, target, **_):  # noqa: ARG002
+            return student.logits.mean()
+
+    weights = "task_weight=1, distill_weight=0.5, warmup=0"
+    assert repr(Own(distill_weight=0.5)) == f"Own(scale=2, mode='sum', {weights})"
+    assert repr(DKD(beta=2, distill_weight=0.5)) == f"DKD(alpha=1, beta=2, temperature=4, {weights})"

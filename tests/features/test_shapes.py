@@ -1,4 +1,4 @@
-"""Alignment: every form of feature to every other, and the published regressors to the digit."""
+"""Shapes: every form of feature to every other, and the published regressors to the digit."""
 
 import copy
 from pathlib import Path
@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional
 
-from dotkd.features.shapes import Aligner, ConvRegressor, as_map, as_vector, make_aligner
+from dotkd.features import Aligner, ConvRegressor, as_map, as_vector, make_aligner
 
-VECTORS = np.load(Path(__file__).parent / "golden" / "losses.npz")
+VECTORS = np.load(Path(__file__).parents[1] / "golden" / "losses.npz")
 MAP, TOKENS, VECTOR = (2, 6, 4, 4), (2, 17, 6), (2, 6)
 
 side = st.integers(1, 12)
@@ -70,7 +70,9 @@ def test_forms_for_every_shape(shape):
 @pytest.mark.parametrize("form", [as_map, as_vector])
 @pytest.mark.parametrize("shape", [(), (3,), (2, 3, 4, 5, 6)])
 def test_forms_refuse_other_ranks(form, shape):
-    message = r"feature must be a map \[B, C, H, W\] or tokens \[B, N, D\] or a vector \[B, D\], got shape \["
+    message = (
+        r"feature must be a map \[B, C, H, W\] or tokens \[B, N, D\] or a vector \[B, D\], got a tensor of"
+    )
     with pytest.raises(ValueError, match=message):
         form(torch.zeros(shape))
 
@@ -134,14 +136,14 @@ def test_relu_is_a_choice():
 
 
 def test_the_regressor_refuses_what_is_no_map_of_its_channels():
-    with pytest.raises(
-        ValueError, match=r"student_shape must be \[B, C, H, W\], each at least 1, got \[2, 6\]"
-    ):
+    with pytest.raises(ValueError, match=r"student_shape must be \[B, C, H, W\], each >= 1, got \[2, 6\]"):
         ConvRegressor(VECTOR, MAP)
     with pytest.raises(ValueError, match=r"teacher_shape must be .* got \[2, 0, 4, 4\]"):
         ConvRegressor(MAP, (2, 0, 4, 4))
     for wrong in (VECTOR, (2, 5, 4, 4)):
-        with pytest.raises(ValueError, match=r"feature must be \[B, 6, H, W\], got shape \[2, [56]"):
+        with pytest.raises(
+            ValueError, match=r"feature must be \[B, 6, H, W\], got a tensor of float32 \[2, [56]"
+        ):
             ConvRegressor(MAP, MAP)(torch.zeros(wrong))
 
 
@@ -238,25 +240,31 @@ def test_a_copy_is_independent():
     assert not torch.equal(twin(feature), aligner(feature))
 
 
+@pytest.mark.parametrize(
+    ("student", "teacher", "message"),
+    [
+        (
+            torch.zeros(3),
+            torch.zeros(MAP),
+            r"student_feature must be .* 2, 3 or 4 dimensions, .* float32 \[3\]",
+        ),
+        (
+            torch.zeros(MAP),
+            torch.zeros(1, 1, 1, 1, 1),
+            r"teacher_feature must be .* float32 \[1, 1, 1, 1, 1\]",
+        ),
+        (torch.zeros(MAP), torch.zeros(MAP).long(), r"teacher_feature must be a floating-point .* int64"),
+        (torch.zeros(2, 0), torch.zeros(MAP), r"student_feature must be .* not empty, .* float32 \[2, 0\]"),
+    ],
+)
+def test_wrong_examples_are_named(student, teacher, message):
+    with pytest.raises(ValueError, match=f"^{message}"):
+        make_aligner(student, teacher)
+
+
 def test_wrong_features_are_named():
-    with pytest.raises(
-        ValueError, match=r"^student_feature must be a map .* or a vector .*, got shape \[3\]$"
-    ):
-        make_aligner(torch.zeros(3), torch.zeros(MAP))
-    with pytest.raises(ValueError, match=r"^teacher_feature must be a map .*, got shape \[1, 1, 1, 1, 1\]$"):
-        make_aligner(torch.zeros(MAP), torch.zeros(1, 1, 1, 1, 1))
-    with pytest.raises(
-        ValueError, match=r"^teacher_feature must be floating point and not empty, got .*int64"
-    ):
-        make_aligner(torch.zeros(MAP), torch.zeros(MAP, dtype=torch.int64))
-    with pytest.raises(
-        ValueError, match=r"^student_feature must be .* not empty, got torch.float32 \[2, 0\]$"
-    ):
-        make_aligner(torch.zeros(2, 0), torch.zeros(MAP))
     aligner = make_aligner(torch.zeros(MAP), torch.zeros(TOKENS))
-    with pytest.raises(
-        ValueError, match=r"^student_feature must be a map \[B, C, H, W\], got shape \[2, 6\]$"
-    ):
+    with pytest.raises(ValueError, match=r"^student_feature must be a map \[B, C, H, W\], got .* \[2, 6\]$"):
         aligner(torch.zeros(VECTOR))
-    with pytest.raises(ValueError, match=r"^teacher_feature must be tokens \[B, N, D\], got shape \[2, 6\]$"):
+    with pytest.raises(ValueError, match=r"^teacher_feature must be tokens \[B, N, D\], got .* \[2, 6\]$"):
         aligner.target(torch.zeros(VECTOR))
