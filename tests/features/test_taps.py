@@ -124,6 +124,7 @@ def test_without_a_graph(mode):
     assert not features["early"].requires_grad
 
 
+@pytest.mark.slow
 def test_a_compiled_module_is_traced_whole_and_once():
     graphs = []
 

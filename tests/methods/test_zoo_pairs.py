@@ -54,7 +54,9 @@ def test_a_step_under_each_method(method, pair):
     assert all(torch.equal(old, new) for old, new in zip(before, teacher.state_dict().values(), strict=True))
 
 
-@pytest.mark.parametrize("teacher", ["resnet32x4", "wrn_16_2", "vgg13", "ResNet50"])
+@pytest.mark.parametrize(
+    "teacher", ["resnet32x4", "wrn_16_2", "vgg13", pytest.param("ResNet50", marks=pytest.mark.slow)]
+)
 def test_the_margins_of_ofd_are_those_of_the_batch_norms_that_the_published_code_names(teacher):
     network, student = create_model(teacher, 5), create_model("resnet8", 5)
     for path in network.norm_paths:
