@@ -11,7 +11,7 @@ import torch
 from dotkd import runs
 from dotkd.analyze import CURVED, PARTS, _unlike, analyze, plan
 from dotkd.build import build_data
-from dotkd.compare.run import compare
+from dotkd.compare import compare
 from dotkd.errors import BadInput
 from dotkd.networks import load_student
 from dotkd.recipe import load_recipe
