@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from dotkd import runs
-from dotkd.cli import app as cli
+from dotkd import cli, runs
 from dotkd.train.session import read_checkpoint
 
 PLAIN = "quick/digits-plain"

@@ -10,6 +10,7 @@ from dotkd.recipe import load_recipe
 from dotkd.runs import STUDENT, find_runs
 from dotkd.train.loop import train
 
+pytestmark = pytest.mark.slow  # trainings
 TINY = ["schedule.epochs=2"]
 
 

@@ -20,6 +20,7 @@ from dotkd.errors import Diverged, RunFailed
 from dotkd.recipe import load_recipe
 from dotkd.runs import METRICS, STUDENT, is_finished, read_lines
 
+pytestmark = pytest.mark.slow  # trainings
 TINY = ["schedule.epochs=2", "run.threads=1"]
 
 

@@ -80,6 +80,7 @@ def test_names_of_folders_keep_numbers_apart():
     assert slug("KD + DOT, delta 0.5") != slug("KD + DOT, delta 0.05")
 
 
+@pytest.mark.slow
 def test_a_comparison_with_a_sweep_says_which_arms_are_its_points(tmp_path):
     assert (
         compare(arms("kd", "kd-dot"), 1, tmp_path / "out", sweep=parse_sweep("optimizer.delta=0,0.05")) == []
@@ -92,6 +93,7 @@ def test_a_comparison_with_a_sweep_says_which_arms_are_its_points(tmp_path):
     assert names == {"KD", "KD + DOT, delta 0", "KD + DOT, delta 0.05"}
 
 
+@pytest.mark.slow
 def test_the_baseline_of_a_sweep_over_weights_is_the_recipe_as_it_was(tmp_path):
     weights = parse_sweep("method.task_weight:method.distill_weight=0.5:0.5,0.1:0.9")
     compare(arms("kd"), 1, tmp_path / "out", sweep=weights)
@@ -100,6 +102,7 @@ def test_the_baseline_of_a_sweep_over_weights_is_the_recipe_as_it_was(tmp_path):
     assert told["baseline"] == "KD, task_weight 0.1, distill_weight 0.9"
 
 
+@pytest.mark.slow
 def test_each_arm_gets_the_rate_that_was_best_on_validation(tmp_path):
     search = RateSearch((1e-6, 0.05), seeds=2)
     assert compare(arms("plain", "kd"), 1, tmp_path / "out", search=search) == []
@@ -119,6 +122,7 @@ def test_each_arm_gets_the_rate_that_was_best_on_validation(tmp_path):
     assert before == {path: path.stat().st_mtime_ns for path in before}, "trials were trained again"
 
 
+@pytest.mark.slow
 def test_a_rate_that_diverges_is_out(tmp_path):
     compare(arms("plain"), 1, tmp_path / "out", search=RateSearch((0.05, 1e30), seeds=1))
     row = read_json(tmp_path / "out" / TUNING)["arms"]["plain"]
@@ -141,6 +145,7 @@ def test_what_are_no_rates(text):
     assert parse_rates("0.1,0.2") == (0.1, 0.2)
 
 
+@pytest.mark.slow
 def test_the_command_line_takes_both(tmp_path, capsys, monkeypatch):
     import sys
 
