@@ -419,17 +419,15 @@ def analyze(
     plans = plan(runs, parts)
     if grid < 3 or grid % 2 == 0:
         raise BadInput(f"grid must be an odd number of at least 3, got {grid}")
-    found = {}
-    for folder, wanted, reference in plans:
-        run = _Opened(_open(folder, recipe), grid, reference)
-        found[folder] = _measure(run, folder, wanted, images, on_part)
-    return found
+    return {one.run: _measure(one, recipe, images, grid, on_part) for one in plans}
 
 
 def _measure(
-    run: _Opened, folder: Path, parts: Sequence[str], images: int, on_part: Callable[[Path, str], None]
+    wanted: Plan, recipe: Recipe | None, images: int, grid: int, on_part: Callable[[Path, str], None]
 ) -> records.Analysis:
-    session = run.session
+    folder = wanted.run
+    session = _open(folder, recipe)
+    run = _Opened(session, grid, wanted.reference)
     split = "test" if session.data.validation is None else "validation"
     remembers = isinstance(session.objective, Distiller) and "index" in session.objective.method.needs
     losses_split = "train" if remembers else split
@@ -442,7 +440,7 @@ def _measure(
         }
     )
     with in_evaluation_mode(session.objective):
-        for name in parts:
+        for name in wanted.parts:
             on_part(folder, name)
             part = PARTS[name]
             source = losses_split if part.of_losses else split
@@ -462,7 +460,7 @@ def _choose(data: Images, count: int) -> Images:
 
 
 def _kept(path: Path) -> records.Analysis:
-    """What earlier calls measured, with the images of each part."""
+    """Parts that earlier calls measured, with their images."""
     if not path.exists():
         return records.Analysis()
     try:
