@@ -331,26 +331,21 @@ def analyze(
     from dotkd.analyze import plan
     from dotkd.console import bars, console
 
-    student_recipe = _recipe_or_none(recipe)
-    plans = plan(runs, [part.strip() for part in parts.split(",")] if parts else None)
+    names = [part.strip() for part in parts.split(",")] if parts else None
+    plans = plan(runs, names)
     with bars(sum(len(one.parts) for one in plans)) as progress:
-        for run, wanted, reference in plans:
 
-            def on_part(part: str, arm: str = f"{run.parent.name}/{run.name}") -> None:
-                progress.run(f"{arm}: {part}", None)
+        def on_part(run: Path, part: str) -> None:
+            progress.run(f"{run.parent.name}/{run.name}: {part}", None)
 
-            found = analyze_run(
-                run,
-                student_recipe,
-                parts=wanted,
-                reference=reference,
-                images=images,
-                grid=grid,
-                on_part=on_part,
-            )
-            console.print(f"{run / 'analysis.json'}", soft_wrap=True)
-            if reference is not None and (reason := found.get("interpolation", {}).get("reason")):
-                console.print(f"{run}: no interpolation from {reference}: {reason}", soft_wrap=True)
+        found = analyze_run(
+            runs, _recipe_or_none(recipe), parts=names, images=images, grid=grid, on_part=on_part
+        )
+    for run, _, reference in plans:
+        console.print(f"{run / 'analysis.json'}", soft_wrap=True)
+        line = found[run].interpolation if reference is not None else None
+        if line is not None and line.reason:
+            console.print(f"{run}: no interpolation from {reference}: {line.reason}", soft_wrap=True)
 
 
 recipes_app = typer.Typer(
