@@ -1,4 +1,4 @@
-"""What ``analyze`` writes beside a run agrees with the run, and what it cannot measure it says."""
+"""The numbers in ``analysis.json`` agree with the run and with each other; bad input is refused."""
 
 import json
 import math
@@ -9,18 +9,20 @@ import pytest
 import torch
 
 from dotkd import runs
-from dotkd.analyze import CURVED, PARTS, _unlike, analyze, plan
+from dotkd.analyze import PARTS, Plan, analyze, plan
 from dotkd.build import build_data
-from dotkd.compare.run import compare
+from dotkd.compare import compare
 from dotkd.errors import BadInput
 from dotkd.networks import load_student
 from dotkd.recipe import load_recipe
-from dotkd.runs import ANALYSIS
+from dotkd.records import Analysis, MeasuredOn
+from dotkd.runs import ANALYSIS, LAST, RESULTS, STUDENT
 from dotkd.seeding import random_stream
 from dotkd.train.evaluate import evaluate
 from dotkd.train.loop import train
 from dotkd.train.teacher import provide_teacher
 
+slow = pytest.mark.slow
 SHORT = ["schedule.epochs=3", "student.model=small/mlp16"]
 METHODS = {"kd": [], "crd": ["method.name=crd", "method.negatives=16"], "simkd": ["method.name=simkd"]}
 
@@ -32,9 +34,7 @@ def folder(tmp_path_factory):
     assert (
         compare([load_recipe(f"quick/digits-{name}", SHORT) for name in ("plain", "kd-dot")], 1, folder) == []
     )
-    first, other = (folder / arm / "seed-0" for arm in ("plain", "kd-dot"))
-    analyze(first, images=150, grid=3)
-    analyze(other, reference=first, images=150, grid=3)
+    analyze([folder / arm / "seed-0" for arm in ("plain", "kd-dot")], images=150, grid=3)
     return folder
 
 
@@ -42,13 +42,13 @@ def told(folder, arm):
     return json.loads((folder / arm / "seed-0" / ANALYSIS).read_text())
 
 
+@slow
 def test_the_middle_of_the_surface_is_the_student(folder):
     found = told(folder, "kd-dot")
     student, recipe = load_student(folder / "kd-dot" / "seed-0")
     held_out = build_data(recipe.data).validation
-    order = torch.randperm(200, generator=torch.Generator().manual_seed(0))
     assert (found["epoch"], found["split"], found["images"]) == (3, "validation", 150)
-    assert len(order) == len(held_out)
+    assert len(held_out) == 200
     surface = found["landscape"]
     assert surface["steps"] == [-1.0, 0.0, 1.0]
     assert surface["task"][1][1] == pytest.approx(found["quality"]["nll"], rel=1e-5)
@@ -59,6 +59,7 @@ def test_the_middle_of_the_surface_is_the_student(folder):
     )  # 150 of 200 images
 
 
+@slow
 def test_a_plain_student_has_no_distillation_loss(folder):
     found = told(folder, "plain")
     assert "distill" not in found["landscape"]
@@ -66,6 +67,7 @@ def test_a_plain_student_has_no_distillation_loss(folder):
     assert "agreement" not in found["quality"]
 
 
+@slow
 def test_every_number_is_finite_and_in_range(folder):
     for arm in ("plain", "kd-dot"):
         found = told(folder, arm)
@@ -86,14 +88,18 @@ def test_every_number_is_finite_and_in_range(folder):
         assert found["cost"]["parameters"] == runs.read_run(folder / arm / "seed-0").results["parameters"]
 
 
+@slow
 def test_the_run_itself_stays_as_it_was(folder):
     run = folder / "kd-dot" / "seed-0"
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file() and path.name != ANALYSIS}
-    analyze(run, parts=["cost"], images=50)
+    found = analyze([run], parts=["cost"], images=50)[run]
+    assert found == Analysis.model_validate_json((run / ANALYSIS).read_bytes())
+    assert found.on("cost") == MeasuredOn(split="validation", images=50)
     assert before == {path: path.read_bytes() for path in before}
     assert set(PARTS) <= set(told(folder, "kd-dot")), "what was found before is kept"
 
 
+@slow
 def test_the_line_ends_at_both_students(folder):
     line, first, last = told(folder, "kd-dot")["interpolation"], told(folder, "plain"), told(folder, "kd-dot")
     assert "interpolation" not in first
@@ -120,6 +126,7 @@ def halfway(folder):
     return one
 
 
+@slow
 def test_the_spectrum_agrees_with_the_eigenvalues(folder):
     for kind, found in told(folder, "kd-dot")["sharpness"].items():
         spectrum = found["spectrum"]
@@ -134,59 +141,97 @@ def test_the_spectrum_agrees_with_the_eigenvalues(folder):
         assert size * mean == pytest.approx(found["trace"], rel=0.5)
 
 
+@slow
 def test_parts_are_written_as_they_come_and_say_their_images(folder, tmp_path):
     run = shutil.copytree(folder / "plain" / "seed-0", tmp_path / "plain")
     (run / ANALYSIS).unlink()
-    analyze(run, parts=["sharpness"], images=50)
+    analyze([run], parts=["sharpness"], images=50)
     found = json.loads((run / ANALYSIS).read_text())
     del found["measured_on"], found["losses_split"]  # as an older version left it
     (run / ANALYSIS).write_text(json.dumps(found))
 
-    def stop(part):
+    def stop(where, part):
+        assert where == run
         if part == "quality":
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        analyze(run, parts=["landscape", "quality"], images=20, grid=3, on_part=stop)
+        analyze([run], parts=["landscape", "quality"], images=20, grid=3, on_part=stop)
     found = json.loads((run / ANALYSIS).read_text())
     assert "quality" not in found
     assert found["measured_on"] == {
         "sharpness": {"split": "validation", "images": 50},
         "landscape": {"split": "validation", "images": 20},
     }
-    on = analyze(run, parts=["sharpness"], images=1000)["measured_on"]
-    assert on == json.loads((run / ANALYSIS).read_text())["measured_on"]
-    assert on["sharpness"]["images"] == 200 < 256 == CURVED  # all there are
+    analyze([run], parts=["sharpness"], images=1000)
+    found = json.loads((run / ANALYSIS).read_text())
+    assert found["measured_on"]["sharpness"]["images"] == 200  # all there are
+    assert found["measured_on"]["landscape"]["images"] == 20
+    (run / ANALYSIS).write_text('{"landscape": {"steps": 3}}')
+    with pytest.raises(BadInput, match=r"analysis\.json: broken: "):
+        analyze([run], parts=["cost"])
 
 
+@slow
 def test_students_that_are_not_alike_have_no_line(folder, tmp_path):
     recipe = load_recipe("quick/digits-plain", ["schedule.epochs=1", "student.model=small/mlp32"])
     train(recipe, tmp_path / "wide")
-    given = {"parts": ["interpolation"], "reference": folder / "plain" / "seed-0", "images": 50}
-    line = analyze(tmp_path / "wide", **given)["interpolation"]
-    assert line["reason"].startswith("the students differ: hidden.weight is [16, 64] and [32, 64]")
-    assert set(line) == {"arm", "seed", "reason"}
+    first = folder / "plain" / "seed-0"
+    (tmp_path / "wide" / ANALYSIS).write_text("{}")
+    assert line(first, tmp_path / "wide") == {
+        "arm": "plain",
+        "seed": 0,
+        "reason": "the students differ: hidden.weight is [16, 64] and [32, 64]",
+    }
     recipe = load_recipe("quick/digits-plain", ["schedule.epochs=1", "student.model=small/cnn4"])
     train(recipe, tmp_path / "cnn")
-    line = analyze(tmp_path / "cnn", **given)["interpolation"]
-    assert line["reason"].startswith("the students differ: only one of them has ")
-    weights = {"fc.weight": torch.zeros(2, 3)}
-    assert _unlike(weights, weights, 0) == ""
-    assert _unlike(weights, weights, 1) == "the students differ: one of them has 1 more tensor"
-    assert _unlike(weights, weights, 2).endswith("2 more tensors")
+    assert line(first, tmp_path / "cnn")["reason"].startswith("the students differ: only one of them has ")
+    larger = shutil.copytree(first, tmp_path / "larger")
+    for number, said in ((1, "1 more tensor"), (2, "2 more tensors")):
+        state = torch.load(larger / LAST, weights_only=True)
+        state["objective"][f"student.extra{number}"] = torch.zeros(2, 3)
+        torch.save(state, larger / LAST)
+        assert line(larger, first)["reason"] == f"the students differ: one of them has {said}"
+
+
+def line(reference, run):
+    """The interpolation part of ``analysis.json`` of a run."""
+    analyze([reference, run], parts=["interpolation"], images=50)
+    return json.loads((run / ANALYSIS).read_text())["interpolation"]
 
 
 def test_the_first_of_several_runs_is_the_reference(tmp_path):
-    one, two, three = (tmp_path / name for name in "abc")
-    four = PARTS[:-1]
-    assert plan([one]) == [(one, four, None)]
-    assert plan([one, two, three]) == [(one, four, None), (two, PARTS, one), (three, PARTS, one)]
+    one, two, three = (finished(tmp_path / name) for name in "abc")
+    *alone, last = PARTS
+    assert last == "interpolation"
+    assert plan([one]) == [Plan(one, tuple(alone), None)]
+    whole = [Plan(run, tuple(PARTS), one) for run in (two, three)]
+    assert plan([one, two, three]) == [Plan(one, tuple(alone), None), *whole]
     assert plan([one, two], ["interpolation"]) == [(two, ("interpolation",), one)]
     assert plan([one, two], ["cost"]) == [(one, ("cost",), None), (two, ("cost",), None)]
-    with pytest.raises(BadInput, match="interpolation needs two runs: the one from whose student"):
+    with pytest.raises(BadInput, match="interpolation needs two runs"):
         plan([one], ["cost", "interpolation"])
+    with pytest.raises(BadInput, match="at least one folder of a finished run, got none"):
+        plan([])
+    with pytest.raises(BadInput, match="no line leads from a student to itself"):
+        plan([one, two, one])
+    with pytest.raises(BadInput, match=r"unknown part 'landscap' \(known: landscape"):
+        plan([one], ["landscap"])
+    for missing in (RESULTS, STUDENT):
+        (finished(three) / missing).unlink()
+        with pytest.raises(BadInput, match="c: not the folder of a finished run"):
+            plan([one, three])
 
 
+def finished(folder):
+    """A folder with the files by which a finished run is known."""
+    folder.mkdir(exist_ok=True)
+    for name in (RESULTS, STUDENT):
+        (folder / name).touch()
+    return folder
+
+
+@slow
 @pytest.mark.parametrize("name", METHODS)
 def test_learned_parts_come_back_with_the_run(name, tmp_path):
     given = ["schedule.epochs=1", "student.model=small/cnn4", *METHODS[name]]
@@ -200,32 +245,33 @@ def test_learned_parts_come_back_with_the_run(name, tmp_path):
     )
     teacher = provide_teacher(recipe, tmp_path / "run" / "teacher")
     train(recipe, tmp_path / "run", teacher=teacher)
-    found = analyze(tmp_path / "run", images=64, grid=3)
-    assert ("task" in found["sharpness"]) == (name != "simkd")
-    splits = {part: on["split"] for part, on in found["measured_on"].items()}
+    run = tmp_path / "run"
+    found = analyze([run], images=300, grid=3)[run]
+    assert ("task" in found.sharpness) == (name != "simkd")
+    splits = {part: on.split for part, on in found.measured_on.items()}
     of_losses = "train" if name == "crd" else "validation"
     assert splits == {**dict.fromkeys(("landscape", "sharpness"), of_losses), "quality": "validation",
                       "cost": "validation"}  # fmt: skip
-    assert found == analyze(tmp_path / "run", images=64, grid=3) | {"cost": found["cost"]}
+    images = {part: on.images for part, on in found.measured_on.items()}
+    held_out = 300 if name == "crd" else 200
+    assert images == {"landscape": held_out, "sharpness": min(256, held_out), "quality": 200, "cost": 200}
+    again = analyze([run], parts=["landscape", "sharpness", "quality"], images=300, grid=3)[run]
+    assert again == found
 
 
+@slow
 def test_what_cannot_be_analyzed(folder, tmp_path):
     with pytest.raises(BadInput, match="not the folder of a finished run"):
-        analyze(tmp_path)
+        analyze([tmp_path])
     run = folder / "kd-dot" / "seed-0"
-    with pytest.raises(BadInput, match=r"unknown part 'landscap' \(known: landscape"):
-        analyze(run, parts=["landscap"])
-    with pytest.raises(BadInput, match="no line leads from a student to itself"):
-        analyze(run, reference=run)
-    with pytest.raises(BadInput, match="elsewhere: not the folder of a finished run"):
-        analyze(run, reference=tmp_path / "elsewhere")
-    with pytest.raises(BadInput, match="grid must be an odd number of at least 3, got 4"):
-        analyze(run, grid=4)
+    with pytest.raises(BadInput, match=r"grid .*odd .*at least 3, got 4"):
+        analyze([run], grid=4)
     shutil.copytree(run, tmp_path / "away" / "kd-dot" / "seed-0")
     with pytest.raises(BadInput, match=r"its teacher \(checksum [0-9a-f]{16}\) is in none of"):
-        analyze(tmp_path / "away" / "kd-dot" / "seed-0")
+        analyze([tmp_path / "away" / "kd-dot" / "seed-0"])
 
 
+@slow
 def test_the_command_line(folder, capsys, monkeypatch):
     from dotkd.cli import main
 

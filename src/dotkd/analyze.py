@@ -1,36 +1,20 @@
-"""analyze: measure finished runs and store the numbers in analysis.json."""
+"""Measures finished runs, part by part, and writes ``analysis.json`` into their folders.
 
-import math
+A part is a function of an opened run and of images, an entry of :data:`PARTS`, and a field of
+:class:`dotkd.records.Analysis`.
+"""
+
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from pydantic import ValidationError
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from dotkd.analysis import (
-    CORRUPTIONS,
-    agreement,
-    brier_score,
-    corrupt,
-    expected_calibration_error,
-    fgsm,
-    filter_normalized_direction,
-    flops,
-    hessian_trace,
-    latency,
-    loss_surface,
-    negative_log_likelihood,
-    parameter_count,
-    reliability_diagram,
-    sam_sharpness,
-    spectral_density,
-    top_eigenvalues,
-    worst_classes,
-)
-from dotkd.analysis import interpolation as along_line
+from dotkd import analysis, records
 from dotkd.data import Batch, Images
 from dotkd.distiller import Distiller
 from dotkd.errors import BadInput
@@ -42,169 +26,124 @@ from dotkd.train.environment import file_checksum
 from dotkd.train.evaluate import in_evaluation_mode
 from dotkd.train.session import Session, read_checkpoint, restore, start
 
+# ---------------------------------------------------------------- finished runs
 
-def open_session(folder: Path, given: Recipe | None) -> Session:
-    """Bring a run to the state at its end, with its teacher.
 
-    Args:
-        folder: The run folder.
-        given: Its recipe, where its student is a function of one's own; None to read it from the folder.
-
-    Returns:
-        The session.
-
-    Raises:
-        BadInput: Its teacher is gone, its student is code of one's own, or a file is broken.
-    """
+def _open(folder: Path, given: Recipe | None) -> Session:
+    """Rebuild a run at its last epoch; ``given`` is its recipe if the student is made by a function."""
     recipe = load_recipe(folder / RECIPE)
     if given is not None:
         run = given.run.model_copy(update={"seed": recipe.run.seed})
         recipe = given.model_copy(update={"run": run})
     else:
         refuse_own_code(recipe, folder)
-    teacher = None if recipe.teacher is None else build_teacher(recipe, _teacher(folder))
+    teacher = None if recipe.teacher is None else build_teacher(recipe, _teacher_file(folder, recipe))
     session = start(recipe, teacher)
     restore(session, folder)
     return session
 
 
-def _teacher(folder: Path) -> Path | None:
-    """Find the file of a run's teacher by its checksum: where the recipe says, or where runs put it."""
-    recipe = load_recipe(folder / RECIPE)
+def _teacher_file(folder: Path, recipe: Recipe) -> Path | None:
+    """Find the teacher's weights by checksum, where the recipe says or where runs put them."""
     wanted = read_json(folder / ENVIRONMENT).get("teacher_checksum")
-    assert recipe.teacher is not None
-    if wanted is None:  # its name brought its weights
+    if wanted is None:  # pretrained weights, by the name of the model
         return None
-    places = [Path(recipe.teacher.checkpoint)] if recipe.teacher.checkpoint else []
-    places.append(folder / "teacher" / STUDENT)
-    places += sorted(folder.parent.parent.glob(f"teachers/*/{STUDENT}"))
+    given = recipe.teacher.checkpoint if recipe.teacher else None
+    places = [Path(given)] if given else []
+    places += [folder / "teacher" / STUDENT, *sorted(folder.parent.parent.glob(f"teachers/*/{STUDENT}"))]
     for place in places:
         if place.is_file() and file_checksum(place) == wanted:
             return place
     raise BadInput(f"{folder}: its teacher (checksum {wanted}) is in none of {', '.join(map(str, places))}")
 
 
-def some_of(data: Images, count: int) -> Images:
-    """Choose images, the same ones for all runs on these data."""
-    order = torch.randperm(len(data), generator=random_stream(0, "analysis.images"))
-    return data.subset(order[:count].to(data.device))
+def _student_state(folder: Path) -> dict[str, Tensor]:
+    """State of the student in the last checkpoint of a run."""
+    state = read_checkpoint(folder / LAST)["objective"]
+    mark = "student."
+    return {name.removeprefix(mark): value for name, value in state.items() if name.startswith(mark)}
 
 
-# ---------------------------------------------------------------- the losses
+class _Opened(NamedTuple):
+    """A run at its last epoch, with the options of the parts."""
+
+    session: Session
+    grid: int
+    reference: Path | None
+
+    def params(self) -> list[nn.Parameter]:
+        """Trainable parameters of the student."""
+        return [param for param in self.session.objective.student.parameters() if param.requires_grad]
+
+    def mean_losses(self, data: Images, *, accuracy: bool = False) -> dict[str, Tensor]:
+        """Mean losses: raw ``task`` and ``distill``, and the ``total`` that is differentiated."""
+        sums: dict[str, Tensor] = {}
+        for batch in data.batches(self.session.recipe.data.batch_size):
+            losses = self.session.objective(batch.images, batch.labels, index=batch.index, progress=1.0)
+            found = {"task": losses.raw_task, "total": losses.task}
+            if losses.distill is not None:
+                found |= {"distill": losses.raw_distill, "total": losses.task + losses.distill}
+            if accuracy:
+                found["accuracy"] = (losses.logits.argmax(dim=1) == batch.labels).float().mean()
+            for name, value in found.items():
+                sums[name] = sums.get(name, value.new_zeros(())) + value * len(batch)
+        return {name: value / len(data) for name, value in sums.items()}
 
 
-def mean_losses(session: Session, data: Images, *, accuracy: bool = False) -> dict[str, Tensor]:
-    """Mean losses over a data set, in batches.
-
-    Args:
-        session: The run.
-        data: The images.
-        accuracy: Whether to give the share of right predictions too, of the same forward passes.
-
-    Returns:
-        ``task`` and ``distill``, raw, and their sum ``total`` as it is differentiated at the end of the run.
-    """
-    sums: dict[str, Tensor] = {}
-    for batch in data.batches(session.recipe.data.batch_size):
-        losses = session.objective(batch.images, batch.labels, index=batch.index, progress=1.0)
-        found = {"task": losses.raw_task, "total": losses.task}
-        if losses.distill is not None:
-            found |= {"distill": losses.raw_distill, "total": losses.task + losses.distill}
-        if accuracy:
-            found["accuracy"] = (losses.logits.argmax(dim=1) == batch.labels).float().mean()
-        for name, value in found.items():
-            sums[name] = sums.get(name, value.new_zeros(())) + value * len(batch)
-    return {name: value / len(data) for name, value in sums.items()}
+def _numbers(values: Tensor) -> tuple[float, ...]:
+    return tuple(values.tolist())
 
 
-def student_params(session: Session) -> list[nn.Parameter]:
-    """Give what training moved of the student."""
-    return [param for param in session.objective.student.parameters() if param.requires_grad]
-
-
-def weight_of(session: Session, kind: str) -> float:
-    """The factor between a raw loss and the one that is differentiated at the end of the run."""
-    if not isinstance(session.objective, Distiller):
-        return 1.0
-    method = session.objective.method
-    return method.task_weight if kind == "task" else method.distill_weight * method.ramp(1.0)
-
-
-# ---------------------------------------------------------------- numbers for JSON
-
-
-def plain(values: Tensor) -> list[float | None]:
-    """Give the numbers of a vector, None for what is not finite."""
-    return [finite(value) for value in values.tolist()]
-
-
-def finite(value: float) -> float | None:
-    """Give a number, None if it is not finite."""
-    return value if math.isfinite(value) else None
-
-
-def cost(session: Session, data: Images) -> dict[str, Any]:
-    """Parameters, FLOPs and latency of what is deployed."""
-    model, one = session.deployable.eval(), data.batch([0]).images
-    return {
-        "parameters": parameter_count(model),
-        "flops": flops(model, one),
-        "latency_seconds": latency(model, one).median,
-    }
-
+# ---------------------------------------------------------------- landscape
 
 _REACH = 1.0
 
 
-def landscape(session: Session, data: Images, grid: int) -> dict[str, Any]:
-    """The surfaces around the student, on the plane of two directions drawn alike for all runs."""
-    params = student_params(session)
+def _landscape(run: _Opened, data: Images) -> records.Landscape:
+    """Loss surfaces on the plane of two filter-normalized directions, drawn alike for all runs."""
+    params = run.params()
     generators = [random_stream(0, f"analysis.direction{number}") for number in range(2)]
-    directions = [filter_normalized_direction(params, generator=generator) for generator in generators]
-    steps = torch.linspace(-_REACH, _REACH, grid, dtype=torch.float64)
-    steps[grid // 2] = 0.0
+    directions = [analysis.filter_normalized_direction(params, generator=each) for each in generators]
+    steps = torch.linspace(-_REACH, _REACH, run.grid, dtype=torch.float64)
+    steps[run.grid // 2] = 0.0
     with torch.no_grad():
-        surfaces = loss_surface(lambda: mean_losses(session, data), params, directions, steps.tolist())
-    found = {name: [plain(row) for row in surface] for name, surface in surfaces.items()}
-    return {"steps": steps.tolist(), **found}
+        surfaces = analysis.loss_surface(lambda: run.mean_losses(data), params, directions, steps.tolist())
+    rows = {name: tuple(map(_numbers, surface)) for name, surface in surfaces.items()}
+    return records.Landscape(steps=_numbers(steps), **rows)
 
 
-CURVED = 256
-"""On how many images curvature is measured at most."""
+# ---------------------------------------------------------------- sharpness
+
+_CURVED = 256  # images: curvature is measured on one batch
 _RHO, _TRACE_SAMPLES = 0.05, 32
-# Half the products that the rest of this part takes. Many parameters make one random vector nearly as good
-# as several, while both ends of the spectrum want steps.
+# Half as many products as the rest of this part. With many parameters one random vector is nearly as good as
+# several, and both ends of the spectrum need steps.
 _DENSITY_SAMPLES, _DENSITY_STEPS, _DENSITY_POINTS = 1, 26, 201
 
 
-def sharpness(session: Session, data: Images) -> dict[str, Any]:
-    """Largest eigenvalues, trace, density and SAM's sharpness of each loss at the student, on one batch."""
-    batch = data.batch(torch.arange(min(CURVED, len(data)), device=data.device))
-    params = student_params(session)
-    kinds = ("task", "distill") if isinstance(session.objective, Distiller) else ("task",)
-    found = {}
-    for kind in kinds:
-        weight = weight_of(session, kind)
-        if not weight:  # SimKD does not use its task loss
-            continue
-        loss = partial(_raw, session, batch, kind, weight)
-        trace = hessian_trace(
-            loss, params, num_samples=_TRACE_SAMPLES, generator=random_stream(0, f"analysis.trace.{kind}")
-        )
-        found[kind] = {
-            "eigenvalues": top_eigenvalues(loss, params, k=3, tolerance=1e-3).tolist(),
-            "trace": trace.trace,
-            "trace_error": trace.standard_error,
-            "epsilon_sharpness": sam_sharpness(loss, params, rho=_RHO),
-            "rho": _RHO,
-            "spectrum": _spectrum(loss, params, kind),
-        }
-    return found
+def _sharpness(run: _Opened, data: Images) -> dict[str, records.Sharpness]:
+    """Curvature of each raw loss at the student."""
+    objective = run.session.objective
+    weights = {"task": 1.0}
+    if isinstance(objective, Distiller):
+        method = objective.method
+        weights = {"task": method.task_weight, "distill": method.distill_weight * method.ramp(1.0)}
+    batch = data.batch(torch.arange(len(data), device=data.device))
+
+    def raw(kind: str) -> Tensor:  # with its graph, which the logged raw losses lack
+        losses = objective(batch.images, batch.labels, index=batch.index, progress=1.0)
+        value: Tensor = getattr(losses, kind)
+        return value / weights[kind]
+
+    used = [kind for kind, weight in weights.items() if weight]  # SimKD does not use its task loss
+    return {kind: _curvature(partial(raw, kind), run.params(), kind) for kind in used}
 
 
-def _spectrum(loss: Callable[[], Tensor], params: list[nn.Parameter], kind: str) -> dict[str, Any]:
-    """The density of the eigenvalues, with the nodes and weights from which any other width can be drawn."""
-    density = spectral_density(
+def _curvature(loss: Callable[[], Tensor], params: list[nn.Parameter], kind: str) -> records.Sharpness:
+    trace = analysis.hessian_trace(
+        loss, params, num_samples=_TRACE_SAMPLES, generator=random_stream(0, f"analysis.trace.{kind}")
+    )
+    density = analysis.spectral_density(
         loss,
         params,
         num_samples=_DENSITY_SAMPLES,
@@ -212,269 +151,321 @@ def _spectrum(loss: Callable[[], Tensor], params: list[nn.Parameter], kind: str)
         points=_DENSITY_POINTS,
         generator=random_stream(0, f"analysis.spectrum.{kind}"),
     )
-    return {name: values.tolist() for name, values in density._asdict().items()}
+    return records.Sharpness(
+        eigenvalues=_numbers(analysis.top_eigenvalues(loss, params, k=3, tolerance=1e-3)),
+        trace=trace.trace,
+        trace_error=trace.standard_error,
+        epsilon_sharpness=analysis.sam_sharpness(loss, params, rho=_RHO),
+        rho=_RHO,
+        spectrum=records.Spectrum(
+            grid=_numbers(density.grid),
+            density=_numbers(density.density),
+            nodes=_numbers(density.nodes),
+            weights=_numbers(density.weights),
+        ),
+    )
 
 
-def _raw(session: Session, batch: Batch, kind: str, weight: float) -> Tensor:
-    """One raw loss of a batch with its graph, which the raw values that are logged do not have."""
-    losses = session.objective(batch.images, batch.labels, index=batch.index, progress=1.0)
-    value: Tensor = getattr(losses, kind)
-    return value / weight
-
+# ---------------------------------------------------------------- quality
 
 _EPSILON = 2 / 255
+_BATCH = 256
 
 
-def quality(session: Session, data: Images) -> dict[str, Any]:
-    """Calibration, proper scores, robustness, weak classes; with a teacher, agreement with it."""
-    model, classes = session.deployable.eval(), len(data.classes)
+def _quality(run: _Opened, data: Images) -> records.Quality:
+    """Calibration, proper scores, robustness and worst classes; with a teacher, agreement with it."""
+    model, objective = run.session.deployable.eval(), run.session.objective
     logits, target = _logits(model, data)
-    diagram = reliability_diagram(logits, target)
-    found: dict[str, Any] = {
-        "ece": expected_calibration_error(logits, target),
-        "nll": negative_log_likelihood(logits, target),
-        "brier": brier_score(logits, target),
-        "reliability": {
-            "confidence": plain(diagram.confidence),
-            "accuracy": plain(diagram.accuracy),
-            "count": diagram.samples.tolist(),
-        },
-        "worst_classes": [
-            {"class": data.classes[row.label], "accuracy": row.accuracy, "count": row.samples}
-            for row in worst_classes(logits, target, classes)
-        ],
-        "robustness": _robustness(model, data),
-    }
-    if isinstance(session.objective, Distiller):
-        teach = session.objective.teach
+    diagram = analysis.reliability_diagram(logits, target)
+    found: dict[str, Any] = {}
+    if isinstance(objective, Distiller):
+        teach = objective.teach
         theirs, _ = _logits(lambda images: teach(images).logits, data)
         if theirs.shape == logits.shape:
-            both = agreement(logits, theirs, target)
-            found["agreement"] = {
-                "top1": both.top1,
-                "kl": both.kl,
-                "student_right": finite(both.student_right),
-                "teacher_right": finite(both.teacher_right),
-                "neither": finite(both.neither_right),
-            }
+            found["agreement"] = _agreement(logits, theirs, target)
+    return records.Quality(
+        ece=analysis.expected_calibration_error(logits, target),
+        nll=analysis.negative_log_likelihood(logits, target),
+        brier=analysis.brier_score(logits, target),
+        reliability=records.Reliability(
+            confidence=_numbers(diagram.confidence),
+            accuracy=_numbers(diagram.accuracy),
+            count=tuple(diagram.samples.tolist()),
+        ),
+        worst_classes=tuple(
+            records.WorstClass(name=data.classes[row.label], accuracy=row.accuracy, count=row.samples)
+            for row in analysis.worst_classes(logits, target, len(data.classes))
+        ),
+        robustness=_robustness(model, data),
+        **found,
+    )
+
+
+@torch.no_grad()
+def _logits(model: Callable[[Tensor], Tensor], data: Images) -> tuple[Tensor, Tensor]:
+    pairs = [(model(batch.images).float(), batch.labels) for batch in data.batches(_BATCH)]
+    logits, labels = (torch.cat(each) for each in zip(*pairs, strict=True))
+    return logits, labels
+
+
+def _agreement(student: Tensor, teacher: Tensor, target: Tensor) -> records.Agreement:
+    both = analysis.agreement(student, teacher, target)
+    return records.Agreement(
+        top1=both.top1,
+        kl=both.kl,
+        student_right=both.student_right,
+        teacher_right=both.teacher_right,
+        neither=both.neither_right,
+    )
+
+
+def _robustness(model: nn.Module, data: Images) -> dict[str, records.Attack | tuple[float | None, ...]]:
+    """Accuracy at strengths 1 to 5 of each corruption, and under FGSM."""
+
+    def corrupted(batch: Batch, kind: str, strength: int, noise: torch.Generator) -> Tensor:
+        return analysis.corrupt(batch.images, kind, strength, generator=noise)
+
+    def attacked(batch: Batch) -> Tensor:
+        def loss(images: Tensor) -> Tensor:
+            return cross_entropy(model(images), batch.labels)
+
+        return analysis.fgsm(loss, batch.images, epsilon=_EPSILON)
+
+    found: dict[str, records.Attack | tuple[float | None, ...]] = {}
+    for kind in analysis.CORRUPTIONS:
+        changes = [
+            partial(corrupted, kind=kind, strength=strength, noise=random_stream(0, f"analysis.{kind}"))
+            for strength in range(1, 6)
+        ]
+        found[kind] = tuple(_accuracy(model, data, change) for change in changes)
+    found["fgsm"] = records.Attack(epsilon=_EPSILON, accuracy=_accuracy(model, data, attacked))
     return found
-
-
-def _robustness(model: nn.Module, data: Images) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for kind in CORRUPTIONS:
-        found[kind] = []
-        for strength in range(1, 6):
-            noise = random_stream(0, f"analysis.{kind}")
-            changed = partial(_corrupted, kind=kind, strength=strength, generator=noise)
-            found[kind].append(_accuracy(model, data, changed))
-
-    def attack(batch: Batch) -> Tensor:
-        return fgsm(lambda images: cross_entropy(model(images), batch.labels), batch.images, epsilon=_EPSILON)
-
-    found["fgsm"] = {"epsilon": _EPSILON, "accuracy": _accuracy(model, data, attack)}
-    return found
-
-
-def _corrupted(batch: Batch, *, kind: str, strength: int, generator: torch.Generator) -> Tensor:
-    return corrupt(batch.images, kind, strength, generator=generator)
 
 
 def _accuracy(model: nn.Module, data: Images, change: Callable[[Batch], Tensor]) -> float:
+    """Accuracy on changed images."""
     right = torch.zeros((), device=data.device)
-    for batch in data.batches(256):
+    for batch in data.batches(_BATCH):
         images = change(batch)
         with torch.no_grad():
             right += (model(images).argmax(dim=1) == batch.labels).sum()
     return float(right) / len(data)
 
 
-@torch.no_grad()
-def _logits(model: Callable[[Tensor], Tensor], data: Images) -> tuple[Tensor, Tensor]:
-    pairs = [(model(batch.images).float(), batch.labels) for batch in data.batches(256)]
-    logits, labels = (torch.cat(each) for each in zip(*pairs, strict=True))
-    return logits, labels
+# ---------------------------------------------------------------- cost
 
 
-_STEPS = 16  # a power of two: each step and what it leaves to 1 are exact
-
-
-def interpolation(session: Session, data: Images, reference: Path) -> dict[str, Any]:
-    """Losses and accuracy from the student of another run, at 0, to this one's, at 1.
-
-    The statistics of batch norm are interpolated like the weights, so that both ends are the students
-    themselves. Everything but the student is this run's all along: its teacher, its method and what that
-    has learned.
-
-    Args:
-        session: This run at its end.
-        data: The images.
-        reference: Folder of the other run.
-
-    Returns:
-        Arm and seed of the other run, with ``steps``, ``task``, ``distill``, ``total`` and ``accuracy``; or
-        with ``reason``, why there is no such line.
-    """
-    recipe = load_recipe(reference / RECIPE)
-    against = {"arm": recipe.name, "seed": recipe.run.seed}
-    ours = session.objective.student.state_dict(keep_vars=True)
-    state = read_checkpoint(reference / LAST)["objective"]
-    theirs = {name: state[f"student.{name}"] for name in ours if f"student.{name}" in state}
-    extra = sum(name.startswith("student.") for name in state) - len(theirs)
-    if reason := _unlike(ours, theirs, extra):
-        return {**against, "reason": reason}
-    live = {id(value): name for name, value in ours.items()}.values()  # a tensor may go by several names
-    moved = [name for name in live if isinstance(ours[name], nn.Parameter)]
-    kept = [name for name in live if name not in moved]
-    steps = [step / _STEPS for step in range(_STEPS + 1)]
-    found = along_line(
-        lambda: mean_losses(session, data, accuracy=True),
-        [ours[name] for name in moved],
-        [theirs[name].to(session.device) for name in moved],
-        [1 - step for step in steps],
-        buffers_a=[ours[name] for name in kept],
-        buffers_b=[theirs[name].to(session.device) for name in kept],
+def _cost(run: _Opened, data: Images) -> records.Cost:
+    """Parameters, FLOPs and latency of the deployable student on one image."""
+    model, image = run.session.deployable.eval(), data.batch([0]).images
+    return records.Cost(
+        parameters=analysis.parameter_count(model),
+        flops=analysis.flops(model, image),
+        latency_seconds=analysis.latency(model, image).median,
     )
-    return {**against, "steps": steps, **{name: plain(values) for name, values in found.items()}}
 
 
-def _unlike(ours: dict[str, Tensor], theirs: dict[str, Tensor], extra: int) -> str:
-    """Say why there is no straight line between two students; nothing if there is one."""
+# ---------------------------------------------------------------- interpolation
+
+_STEPS = 16  # a power of two: each step and its complement to 1 are exact
+
+
+def _interpolation(run: _Opened, data: Images) -> records.Interpolation:
+    """Losses and accuracy from the reference's student, at 0, to this run's, at 1."""
+    assert run.reference is not None
+    recipe = load_recipe(run.reference / RECIPE)
+    ours = run.session.objective.student.state_dict(keep_vars=True)
+    theirs = _student_state(run.reference)
+    if reason := _difference(ours, theirs):
+        return records.Interpolation(arm=recipe.name, seed=recipe.run.seed, reason=reason)
+    distinct = {id(value): name for name, value in ours.items()}.values()  # a tensor may have several names
+    weights = [name for name in distinct if isinstance(ours[name], nn.Parameter)]
+    buffers = [name for name in distinct if name not in weights]
+    steps = [step / _STEPS for step in range(_STEPS + 1)]
+    # Both ends are the students themselves; teacher and method are this run's along the whole line.
+    curves = analysis.interpolation(
+        lambda: run.mean_losses(data, accuracy=True),
+        [ours[name] for name in weights],
+        [theirs[name].to(run.session.device) for name in weights],
+        [1 - step for step in steps],
+        buffers_a=[ours[name] for name in buffers],
+        buffers_b=[theirs[name].to(run.session.device) for name in buffers],
+    )
+    found = {name: _numbers(values) for name, values in curves.items()}
+    return records.Interpolation.model_validate(
+        {"arm": recipe.name, "seed": recipe.run.seed, "steps": tuple(steps), **found}
+    )
+
+
+def _difference(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> str:
+    """Why there is no straight line between two students; empty if there is one."""
     if missing := next((name for name in ours if name not in theirs), None):
         return f"the students differ: only one of them has {missing}"
-    if extra:
+    if extra := len(theirs) - len(ours):
         return f"the students differ: one of them has {extra} more tensor{'s' * (extra > 1)}"
     for name, value in ours.items():
         if value.shape != theirs[name].shape:
-            shapes = f"{list(theirs[name].shape)} and {list(value.shape)}"
-            return f"the students differ: {name} is {shapes}"
+            return f"the students differ: {name} is {list(theirs[name].shape)} and {list(value.shape)}"
     return ""
 
 
-PARTS = ("landscape", "sharpness", "quality", "cost", "interpolation")
-LINE = PARTS[-1]
-"""The part that needs another run."""
-_OF_LOSSES = ("landscape", "sharpness", LINE)
+# ---------------------------------------------------------------- the verb
+
+
+class _Part(NamedTuple):
+    """How a part is measured.
+
+    ``of_losses``: on training images where the method remembers them, and so has no loss on others.
+    """
+
+    measure: Callable[[_Opened, Images], records.Record | dict[str, records.Sharpness]]
+    of_losses: bool = False
+    needs_reference: bool = False
+    most_images: int | None = None
+
+
+PARTS = {
+    "landscape": _Part(_landscape, of_losses=True),
+    "sharpness": _Part(_sharpness, of_losses=True, most_images=_CURVED),
+    "quality": _Part(_quality),
+    "cost": _Part(_cost),
+    "interpolation": _Part(_interpolation, of_losses=True, needs_reference=True),
+}
+"""All parts by name, in the order in which they are measured."""
 
 
 class Plan(NamedTuple):
-    """What to measure on a run, and the run from whose student the line starts."""
+    """The parts to measure on a run, and the run from whose student the interpolation starts."""
 
-    folder: Path
+    run: Path
     parts: tuple[str, ...]
     reference: Path | None
 
 
-def plan(folders: Sequence[Path], parts: Sequence[str] | None = None) -> list[Plan]:
-    """Say what to measure on each of several runs, of which the first is what others are held against.
+def plan(runs: Sequence[Path], parts: Sequence[str] | None = None) -> list[Plan]:
+    """Parts to measure on each of several runs; the first run is the reference of the others.
 
     Args:
-        folders: The run folders.
-        parts: As :func:`analyze` takes them; None for all, the line between students where there are two.
+        runs: Run folders, at least one.
+        parts: Names out of :data:`PARTS`; None for all that can be measured.
 
     Returns:
-        A plan for each run on which there is something to measure.
+        A plan for each run that has a part to measure.
 
     Raises:
-        BadInput: A part is unknown, or needs a second run.
+        BadInput: A folder is not a finished run, or a part is unknown or needs a second run.
     """
-    reference = folders[0] if len(folders) > 1 else None
-    wanted = _checked(parts, reference)
-    reference = reference if LINE in wanted else None
-    alone = tuple(part for part in wanted if part != LINE)
-    found = [Plan(folders[0], alone, None), *(Plan(folder, wanted, reference) for folder in folders[1:])]
+    wanted = tuple(PARTS if parts is None else parts)
+    if unknown := [part for part in wanted if part not in PARTS]:
+        raise BadInput(f"unknown part {unknown[0]!r} (known: {', '.join(PARTS)})")
+    if not runs:
+        raise BadInput("runs must be at least one folder of a finished run, got none")
+    for run in runs:
+        if not is_finished(run):
+            raise BadInput(f"{run}: not the folder of a finished run")
+    first, *others = runs
+    alone = tuple(part for part in wanted if not PARTS[part].needs_reference)
+    between = [part for part in wanted if part not in alone]
+    if between and not others and parts is not None:
+        raise BadInput(f"{between[0]} needs two runs: the one from whose student the lines start comes first")
+    if between and any(run.resolve() == first.resolve() for run in others):
+        raise BadInput(f"{first}: given twice, and no line leads from a student to itself")
+    reference = first if between else None
+    found = [Plan(first, alone, None), *(Plan(run, wanted, reference) for run in others)]
     return [one for one in found if one.parts]
 
 
 def analyze(
-    folder: Path,
+    runs: Sequence[Path],
     recipe: Recipe | None = None,
     *,
     parts: Sequence[str] | None = None,
-    reference: Path | None = None,
     images: int = 1000,
     grid: int = 15,
-    on_part: Callable[[str], None] = lambda _part: None,
-) -> dict[str, Any]:
-    """Measure a finished run, and write what was found into its folder, part by part.
+    on_part: Callable[[Path, str], None] = lambda _run, _part: None,
+) -> dict[Path, records.Analysis]:
+    """Measure finished runs, and write ``analysis.json`` into each folder after each part.
+
+    Parts that an earlier call measured are kept.
 
     Args:
-        folder: The run folder.
-        recipe: Its recipe, where its student is a function of your own; None to read it from the folder.
-        parts: Out of ``"landscape"``, ``"sharpness"``, ``"quality"``, ``"cost"`` and ``"interpolation"``;
-            what an earlier call found of the others is kept. None for all that can be measured, which is all
-            but the last without a reference.
-        reference: Folder of another finished run: ``"interpolation"`` is on the line from its student to
-            this one's.
-        images: On how many images, of the validation split where there is one, else of the test split.
-            Curvature is measured on 256 of them. The losses of a method that remembers training images
-            are measured on these.
-        grid: Points along each side of the surfaces, odd, so that the middle is the student itself.
-        on_part: Called before each part.
+        runs: Run folders, at least one. ``"interpolation"`` is on the line from the student of the first to
+            the student of each other.
+        recipe: Recipe of the runs if their student is made by a function of your own; None reads it from the
+            folders.
+        parts: Names out of ``"landscape"``, ``"sharpness"``, ``"quality"``, ``"cost"`` and
+            ``"interpolation"``; None for all, the last one only with several runs.
+        images: Number of images of the validation split or, without one, of the test split. At most 256 of
+            them for curvature. A method that remembers training images has its losses measured on those.
+        grid: Points along each side of a loss surface, odd, >= 3: the middle is the student itself.
+        on_part: Called with the run and the part before each measurement.
 
     Returns:
-        What ``analysis.json`` holds: the parts, and for each under ``measured_on`` the ``split`` and how many
-        ``images`` of it, which need not be those of another call. Where two students are not alike,
-        ``interpolation`` holds the reason.
+        The content of ``analysis.json`` of each run with a part to measure; ``measured_on`` says for each
+        part the split and the number of images. If two students differ in their tensors, ``interpolation``
+        holds the reason.
 
     Raises:
-        BadInput: It is no finished run, its teacher is gone, or an option is wrong.
+        BadInput: A folder is not a finished run, its teacher is gone, or an option is wrong.
+
+    Example:
+        >>> from dotkd.recipe import load_recipe
+        >>> from dotkd.train.loop import train
+        >>> _ = train(load_recipe("quick/digits-plain", ["schedule.epochs=1"]), Path("run"))
+        >>> found = analyze([Path("run")], parts=["quality", "cost"], images=100)
+        >>> found[Path("run")].on("quality")
+        MeasuredOn(split='validation', images=100)
     """
-    if not is_finished(folder):
-        raise BadInput(f"{folder}: not the folder of a finished run")
-    wanted = _checked(parts, reference)
-    if reference is not None and LINE in wanted:
-        if not is_finished(reference):
-            raise BadInput(f"{reference}: not the folder of a finished run")
-        if reference.resolve() == folder.resolve():
-            raise BadInput(f"{folder}: no line leads from a student to itself")
+    plans = plan(runs, parts)
     if grid < 3 or grid % 2 == 0:
         raise BadInput(f"grid must be an odd number of at least 3, got {grid}")
-    session = open_session(folder, recipe)
+    return {one.run: _measure(one, recipe, images, grid, on_part) for one in plans}
+
+
+def _measure(
+    wanted: Plan, recipe: Recipe | None, images: int, grid: int, on_part: Callable[[Path, str], None]
+) -> records.Analysis:
+    folder = wanted.run
+    session = _open(folder, recipe)
+    run = _Opened(session, grid, wanted.reference)
     split = "test" if session.data.validation is None else "validation"
-    judged = some_of(getattr(session.data, split), images)
-    # A method that remembers training images has no loss on others.
     remembers = isinstance(session.objective, Distiller) and "index" in session.objective.method.needs
-    fitted = some_of(session.data.train, images) if remembers else judged
-    found = _kept(folder / ANALYSIS) | {"epoch": session.epoch, "split": split, "images": len(judged)}
-    found["losses_split"] = "train" if remembers else split
-    measure: dict[str, Callable[[], dict[str, Any]]] = {
-        "landscape": partial(landscape, session, fitted, grid),
-        "sharpness": partial(sharpness, session, fitted),
-        "quality": partial(quality, session, judged),
-        "cost": partial(cost, session, judged),
-    }
-    if reference is not None:
-        measure[LINE] = partial(interpolation, session, fitted, reference)
+    losses_split = "train" if remembers else split
+    found = _kept(folder / ANALYSIS).model_copy(
+        update={
+            "epoch": session.epoch,
+            "split": split,
+            "images": min(images, len(getattr(session.data, split))),
+            "losses_split": losses_split,
+        }
+    )
     with in_evaluation_mode(session.objective):
-        for part in wanted:
-            on_part(part)
-            found[part] = measure[part]()
-            found["measured_on"][part] = _on(part, found)
-            write_json(folder / ANALYSIS, found)  # what took long is not lost with what comes after it
+        for name in wanted.parts:
+            on_part(folder, name)
+            part = PARTS[name]
+            source = losses_split if part.of_losses else split
+            count = images if part.most_images is None else min(images, part.most_images)
+            data = _choose(getattr(session.data, source), count)
+            on = records.MeasuredOn(split=source, images=len(data))
+            measured = {name: part.measure(run, data), "measured_on": {**found.measured_on, name: on}}
+            found = found.model_copy(update=measured)
+            write_json(folder / ANALYSIS, found.model_dump(mode="json", by_alias=True, exclude_unset=True))
     return found
 
 
-def _kept(path: Path) -> dict[str, Any]:
-    """What earlier calls found, each part with the images that it was measured on."""
-    found = read_json(path) if path.exists() else {}
-    on = {part: _on(part, found) for part in PARTS if part in found}
-    return {**found, "measured_on": {**on, **found.get("measured_on", {})}}
+def _choose(data: Images, count: int) -> Images:
+    """Random images, the same ones for all runs on these data."""
+    order = torch.randperm(len(data), generator=random_stream(0, "analysis.images"))
+    return data.subset(order[:count].to(data.device))
 
 
-def _on(part: str, found: dict[str, Any]) -> dict[str, Any]:
-    split, images = found.get("losses_split") if part in _OF_LOSSES else None, found.get("images")
-    if part == "sharpness" and images is not None:
-        images = min(CURVED, images)
-    return {"split": split or found.get("split"), "images": images}
-
-
-def _checked(parts: Sequence[str] | None, reference: Path | None) -> tuple[str, ...]:
-    """Give the parts to measure."""
-    if parts is None:
-        return PARTS if reference is not None else tuple(part for part in PARTS if part != LINE)
-    if unknown := [part for part in parts if part not in PARTS]:
-        raise BadInput(f"unknown part {unknown[0]!r} (known: {', '.join(PARTS)})")
-    if LINE in parts and reference is None:
-        raise BadInput(f"{LINE} needs two runs: the one from whose student the lines start comes first")
-    return tuple(parts)
+def _kept(path: Path) -> records.Analysis:
+    """Parts that earlier calls measured, with their images."""
+    if not path.exists():
+        return records.Analysis()
+    try:
+        found = records.Analysis.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        raise BadInput(f"{path}: broken: {error.errors()[0]['msg']}") from None
+    on = {part: found.on(part) for part in PARTS if getattr(found, part) is not None}
+    return found.model_copy(update={"measured_on": on})

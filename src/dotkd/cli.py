@@ -1,4 +1,4 @@
-"""The command line: one function a verb. Heavy modules are imported by the verb that needs them."""
+"""The command line: one function a verb. Verbs import heavy modules themselves: `--help` loads no torch."""
 
 import errno
 import functools
@@ -15,12 +15,16 @@ import typer
 from dotkd.errors import BadInput, RunFailed
 
 if TYPE_CHECKING:
-    from dotkd.compare.sweep import Sweep
-    from dotkd.compare.tune import Tuning
+    from dotkd.compare import RateSearch, SweepAxis
+    from dotkd.recipe import Recipe
 
 FAILED, BAD_INPUT = 1, 2
-# Paths that the user gave and that cannot be what they are wanted for; a full disk is none of these.
-_USERS = (
+"""Exit codes: something failed while it ran; the input is wrong. 0 is success."""
+DEBUG = "DOTKD_DEBUG"
+"""Environment variable that ``--debug`` sets: errors keep their traceback."""
+
+# Errors of paths that the user gave. A full disk is not one of these.
+_PATH_ERRORS = (
     errno.EACCES,
     errno.EEXIST,
     errno.EISDIR,
@@ -30,59 +34,6 @@ _USERS = (
     errno.EPERM,
     errno.EROFS,
 )
-DEBUG = "DOTKD_DEBUG"
-
-_P = ParamSpec("_P")
-
-
-def ends_well(command: Callable[_P, None]) -> Callable[_P, None]:
-    """Decorator of a command: an error becomes its message and an exit code, without a traceback.
-
-    With ``--debug`` the error goes through as it is.
-
-    Args:
-        command: The command.
-
-    Returns:
-        The same command, ending well.
-    """
-
-    @functools.wraps(command)
-    def run(*args: _P.args, **kwargs: _P.kwargs) -> None:
-        try:
-            command(*args, **kwargs)
-        except (typer.Exit, typer.Abort):
-            raise
-        except BaseException as error:
-            if os.environ.get(DEBUG):
-                raise
-            code = _report(error)
-            if code is None:
-                raise
-            raise typer.Exit(code) from None
-
-    return run
-
-
-def _report(error: BaseException) -> int | None:
-    """Say what went wrong; return the exit code, or None for what is nobody's error here."""
-    if isinstance(error, BadInput):
-        return _say(str(error), BAD_INPUT)
-    if isinstance(error, RunFailed):
-        return _say(str(error), FAILED)
-    if isinstance(error, KeyboardInterrupt):
-        return _say("stopped; a run goes on with the same command (train wants --resume)", FAILED)
-    if isinstance(error, OSError) and error.filename is not None and error.errno in _USERS:
-        return _say(f"{error.filename}: {error.strerror}", BAD_INPUT)
-    if isinstance(error, Exception):
-        return _say(f"{type(error).__name__}: {error}\n(dotkd --debug shows where)", FAILED)
-    return None
-
-
-def _say(text: str, code: int) -> int:
-    print(f"dotkd: {text}", file=sys.stderr)
-    return code
-
 
 app = typer.Typer(
     name="dotkd",
@@ -99,15 +50,16 @@ RecipeName = Annotated[
 ]
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="[TABLE.KEY=VALUE]...")]
 Output = Annotated[Path, typer.Option("--output", "-o", help="Folder to write to.")]
-Resume = Annotated[bool, typer.Option("--resume", help="Go on where an earlier run in the folder stopped.")]
 RunPath = Annotated[
     Path,
     typer.Argument(metavar="RUN", help="Run folder, its student.safetensors, or one of its checkpoints."),
 ]
-Whose = Annotated[
+StudentRecipe = Annotated[
     str,
-    typer.Option("--recipe", help="Recipe whose student it is, for files that do not say; a .pth, for one."),
+    typer.Option("--recipe", help="Recipe of the student, for files without metadata, such as a .pth."),
 ]
+
+_P = ParamSpec("_P")
 
 
 def main() -> None:
@@ -117,11 +69,58 @@ def main() -> None:
         sys.argv = [word for word in sys.argv if word != "--debug"]
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")  # a terminal without a sign is no reason to fail
+            stream.reconfigure(errors="replace")  # terminals that lack a character
     app()
 
 
-def _show_version(wanted: bool) -> None:
+def verb(example: str, group: typer.Typer = app) -> Callable[[Callable[_P, None]], Callable[_P, None]]:
+    """Decorator: add a command to the command line, with an example in its help."""
+
+    def decorate(command: Callable[_P, None]) -> Callable[_P, None]:
+        return group.command(epilog=_epilog(example))(exit_codes(command))
+
+    return decorate
+
+
+def _epilog(example: str) -> str:
+    return f"[bold]Example:[/bold] {example}"
+
+
+def exit_codes(command: Callable[_P, None]) -> Callable[_P, None]:
+    """Decorator: turn an exception into one message and an exit code; with ``--debug`` let it through."""
+
+    @functools.wraps(command)
+    def run(*args: _P.args, **kwargs: _P.kwargs) -> None:
+        try:
+            command(*args, **kwargs)
+        except (typer.Exit, typer.Abort):
+            raise
+        except BaseException as error:
+            known = _message(error)
+            if known is None or os.environ.get(DEBUG):
+                raise
+            text, code = known
+            print(f"dotkd: {text}", file=sys.stderr)
+            raise typer.Exit(code) from None
+
+    return run
+
+
+def _message(error: BaseException) -> tuple[str, int] | None:
+    if isinstance(error, BadInput):
+        return str(error), BAD_INPUT
+    if isinstance(error, RunFailed):
+        return str(error), FAILED
+    if isinstance(error, KeyboardInterrupt):
+        return "stopped; the same command resumes a comparison, `train` needs --resume", FAILED
+    if isinstance(error, OSError) and error.filename is not None and error.errno in _PATH_ERRORS:
+        return f"{error.filename}: {error.strerror}", BAD_INPUT
+    if isinstance(error, Exception):
+        return f"{type(error).__name__}: {error}\n(dotkd --debug shows where)", FAILED
+    return None
+
+
+def _print_version(wanted: bool) -> None:
     if wanted:
         from importlib.metadata import version
 
@@ -130,39 +129,42 @@ def _show_version(wanted: bool) -> None:
 
 
 @app.callback()
-def _options(
+def _global_options(
     _debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
     _version: Annotated[
         bool,
-        typer.Option("--version", help="Show the version and end.", is_eager=True, callback=_show_version),
+        typer.Option("--version", help="Print the version and exit.", is_eager=True, callback=_print_version),
     ] = False,
 ) -> None:
     pass
 
 
-def _example(text: str) -> str:
-    return f"[bold]Example:[/bold] {text}"
+def _recipe_or_none(name: str) -> "Recipe | None":
+    from dotkd.recipe import load_recipe
+
+    return load_recipe(name) if name else None
 
 
-@app.command(epilog=_example("dotkd demo --output demo"))
-@ends_well
+# ---------------------------------------------------------------- verbs
+
+
+@verb("dotkd demo --output demo")
 def demo(output: Output = Path("dotkd-demo")) -> None:
     """Compare plain training, KD, KD + DOT and its control on handwritten digits: no download, no GPU."""
-    from dotkd.compare.run import DEMO
+    from dotkd.compare import DEMO
 
     _compare(list(DEMO), [], 5, output)
 
 
-@app.command(epilog=_example("dotkd train quick/digits-kd-dot optimizer.delta=0.05 --output runs/dot"))
-@ends_well
+@verb("dotkd train quick/digits-kd-dot optimizer.delta=0.05 --output runs/dot")
 def train(
     recipe: RecipeName,
     overrides: Overrides = None,
     output: Output = Path("run"),
-    resume: Resume = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Resume the run in the output folder.")] = False,
     tensorboard: Annotated[bool, typer.Option(help="Write TensorBoard events too (extra 'tb').")] = False,
 ) -> None:
-    """Train the student of a recipe, after its teacher where that is a recipe too."""
+    """Train the student of a recipe, and first its teacher if the teacher is a recipe too."""
     from dotkd.console import bars, console, show_epoch, show_results
     from dotkd.recipe import load_recipe
     from dotkd.runs import RECIPE, is_finished
@@ -175,52 +177,50 @@ def train(
     check_recipe(loaded)
     if resume and not (output / RECIPE).exists():
         console.print(f"nothing to resume in {output}: a new run")
-    calls = [show_epoch]
+    callbacks = [show_epoch]
     if tensorboard:
         from dotkd.train.tensorboard import TensorBoard
 
-        calls.append(TensorBoard(output))
-    with bars() as shown:
+        callbacks.append(TensorBoard(output))
+    with bars() as progress:
         wanted = teacher_recipe(loaded)
         if wanted is not None and not is_finished(output / "teacher"):
-            shown.teacher(loaded.name, wanted.schedule.epochs)
-        teacher = provide_teacher(loaded, output / "teacher", on_step=shown.step)
-        shown.run(loaded.name, loaded.run.seed)
+            progress.teacher(loaded.name, wanted.schedule.epochs)
+        teacher = provide_teacher(loaded, output / "teacher", on_step=progress.step)
+        progress.run(loaded.name, loaded.run.seed)
         results = train_recipe(
-            loaded, output, teacher=teacher, resume=resume, on_epoch=calls, on_step=shown.step
+            loaded, output, teacher=teacher, resume=resume, on_epoch=callbacks, on_step=progress.step
         )
     show_results(results)
 
 
-@app.command(epilog=_example("dotkd compare quick/digits-kd quick/digits-kd-dot --seeds 5 --output digits"))
-@ends_well
+@verb("dotkd compare quick/digits-kd quick/digits-kd-dot --seeds 5 --output digits")
 def compare(
     recipes: Annotated[
-        list[str], typer.Argument(metavar="RECIPE...", help="TABLE.KEY=VALUE among them holds for all.")
+        list[str], typer.Argument(metavar="RECIPE...", help="Recipes, and TABLE.KEY=VALUE for all of them.")
     ],
-    seeds: Annotated[int, typer.Option(min=1, help="Seeds of each recipe: 0, 1, ...")] = 5,
+    seeds: Annotated[int, typer.Option(min=1, help="Number of seeds: 0, 1, ...")] = 5,
     sweep: Annotated[
-        str, typer.Option(metavar="KEY=V,V", help="An arm for each value, of each recipe that has the key.")
+        str, typer.Option(metavar="KEY=V,V", help="One arm for each value, of each recipe that has the key.")
     ] = "",
     tune_lr: Annotated[
         str,
-        typer.Option(metavar="LR,LR", help="Choose each arm's learning rate out of these, on validation."),
+        typer.Option(metavar="LR,LR", help="Choose each arm's learning rate on validation images."),
     ] = "",
-    tune_seeds: Annotated[int, typer.Option(min=1, help="Seeds of each trial of --tune-lr: 100, ...")] = 3,
+    tune_seeds: Annotated[int, typer.Option(min=1, help="Seeds of each --tune-lr trial: 100, ...")] = 3,
     jobs: Annotated[
-        int, typer.Option(min=1, help="Runs at a time, on one device, each in a process of its own.")
+        int, typer.Option(min=1, help="Runs at a time, on one device, each in its own process.")
     ] = 1,
     output: Output = Path("comparison"),
 ) -> None:
-    """Train recipes x seeds into one folder; what is finished is skipped, what was stopped goes on."""
-    from dotkd.compare.sweep import parse_sweep
-    from dotkd.compare.tune import Tuning, parse_rates
+    """Train recipes x seeds into one folder and write a report; the same command resumes."""
+    from dotkd.compare import RateSearch, parse_rates, parse_sweep
     from dotkd.recipe import is_override
 
     overrides = [word for word in recipes if is_override(word)]
-    named = [word for word in recipes if word not in overrides]
-    tuning = Tuning(parse_rates(tune_lr), tune_seeds) if tune_lr else None
-    _compare(named, overrides, seeds, output, parse_sweep(sweep) if sweep else None, tuning, jobs)
+    names = [word for word in recipes if word not in overrides]
+    search = RateSearch(parse_rates(tune_lr), tune_seeds) if tune_lr else None
+    _compare(names, overrides, seeds, output, parse_sweep(sweep) if sweep else None, search, jobs)
 
 
 def _compare(
@@ -228,28 +228,28 @@ def _compare(
     overrides: list[str],
     seeds: int,
     output: Path,
-    sweep: "Sweep | None" = None,
-    tuning: "Tuning | None" = None,
+    sweep: "SweepAxis | None" = None,
+    search: "RateSearch | None" = None,
     jobs: int = 1,
 ) -> None:
-    from dotkd.compare.run import compare as compare_recipes
-    from dotkd.compare.sweep import swept
+    from dotkd.compare import compare as compare_recipes
+    from dotkd.compare import sweep_arms
     from dotkd.console import bars, console, show_summary
     from dotkd.recipe import load_recipe
 
     loaded = [load_recipe(recipe, overrides) for recipe in recipes]
-    arms = len(loaded) if sweep is None else len(swept(loaded, sweep)[0])
-    with bars(arms * (seeds + (len(tuning.trials()) if tuning else 0))) as shown:
+    arms = len(loaded) if sweep is None else len(sweep_arms(loaded, sweep)[0])
+    with bars(arms * (seeds + (len(search.trials()) if search else 0))) as progress:
         failures = compare_recipes(
             loaded,
             seeds,
             output,
             sweep=sweep,
-            tuning=tuning,
+            search=search,
             jobs=jobs,
-            on_run=shown.run,
-            on_teacher=shown.teacher,
-            on_step=shown.step,
+            on_run=progress.run,
+            on_teacher=progress.teacher,
+            on_step=progress.step,
         )
     show_summary(output)
     for failure in failures:
@@ -260,10 +260,9 @@ def _compare(
         raise typer.Exit(FAILED)
 
 
-@app.command(epilog=_example("dotkd report comparison"))
-@ends_well
+@verb("dotkd report comparison")
 def report(
-    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Of a run or a comparison.")],
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder of a run or a comparison.")],
 ) -> None:
     """Write report.html from finished runs."""
     from dotkd.console import show_summary
@@ -273,105 +272,97 @@ def report(
     show_summary(folder)
 
 
-@app.command(
-    epilog=_example("dotkd evaluate resnet32x4.pth --recipe cifar100/teacher/resnet32x4 --root data/cifar100")
-)
-@ends_well
+@verb("dotkd evaluate resnet32x4.pth --recipe cifar100/teacher/resnet32x4 --root data/cifar100")
 def evaluate(
     run: RunPath,
-    recipe: Whose = "",
-    root: Annotated[str, typer.Option(help="Where the data are; default: where the recipe says.")] = "",
+    recipe: StudentRecipe = "",
+    root: Annotated[str, typer.Option(help="Folder of the data; default: the recipe's data.root.")] = "",
     device: Annotated[str, typer.Option(help="auto, cpu or cuda:N.")] = "auto",
 ) -> None:
     """Measure a network on the test images: top-1, top-5, negative log-likelihood."""
     from dotkd.console import show_quality
     from dotkd.evaluate import evaluate_student
-    from dotkd.recipe import load_recipe
 
-    whose = load_recipe(recipe) if recipe else None
-    quality, images, found = evaluate_student(run, whose, root=root, device=device)
+    quality, images, found = evaluate_student(run, _recipe_or_none(recipe), root=root, device=device)
     show_quality(found.name, quality, images)
 
 
-@app.command(epilog=_example("dotkd export runs/dot --format onnx --output student.onnx"))
-@ends_well
+@verb("dotkd export runs/dot --format onnx --output student.onnx")
 def export(
     run: RunPath,
     output: Annotated[Path, typer.Option("--output", "-o", help="File to write.")],
     file_format: Annotated[
         str, typer.Option("--format", "-f", help="safetensors, torch (torch.export) or onnx (extra 'onnx').")
     ] = "safetensors",
-    recipe: Whose = "",
+    recipe: StudentRecipe = "",
 ) -> None:
-    """Write a student for use elsewhere, and check that it gives the same logits."""
+    """Write a student in another format and compare its logits with the original's."""
     from dotkd.console import console
     from dotkd.export import export as export_student
-    from dotkd.recipe import load_recipe
 
-    difference = export_student(run, output, file_format, load_recipe(recipe) if recipe else None)
+    difference = export_student(run, output, file_format, _recipe_or_none(recipe))
     console.print(f"{output}: checked, largest relative difference of a logit {difference:.1e}")
 
 
-@app.command(epilog=_example("dotkd analyze comparison/kd/seed-0 comparison/kd-dot/seed-0 --parts landscape"))
-@ends_well
+@verb("dotkd analyze comparison/kd/seed-0 comparison/kd-dot/seed-0 --parts landscape")
 def analyze(
     runs: Annotated[
         list[Path],
         typer.Argument(
             metavar="RUN...",
-            help="Folders of finished runs; interpolation is from the first to each other one.",
+            help="Folders of finished runs; interpolation runs from the first to each other run.",
         ),
     ],
     parts: Annotated[
         str,
         typer.Option(
-            help="Out of landscape, sharpness, quality, cost and interpolation, separated by commas. "
-            "Default: all, with several RUNs interpolation too."
+            help="Any of landscape, sharpness, quality, cost and interpolation, separated by commas. "
+            "Default: all; interpolation only with several RUNs."
         ),
     ] = "",
     images: Annotated[
-        int, typer.Option(min=16, help="Images to measure on, of validation or, without it, test.")
+        int, typer.Option(min=16, help="Number of images: of validation, or of test without validation.")
     ] = 1000,
-    grid: Annotated[int, typer.Option(min=3, help="Points along each side of a surface, odd.")] = 15,
-    recipe: Whose = "",
+    grid: Annotated[int, typer.Option(min=3, help="Points along each side of a loss surface, odd.")] = 15,
+    recipe: StudentRecipe = "",
 ) -> None:
-    """Measure surfaces, curvature, calibration, robustness, cost, interpolation, into the run folders."""
+    """Measure surfaces, curvature, calibration, robustness, cost and interpolation of finished runs."""
     from dotkd.analyze import analyze as analyze_run
     from dotkd.analyze import plan
     from dotkd.console import bars, console
-    from dotkd.recipe import load_recipe
 
-    whose = load_recipe(recipe) if recipe else None
-    plans = plan(runs, [part.strip() for part in parts.split(",")] if parts else None)
-    with bars(sum(len(one.parts) for one in plans)) as shown:
-        for run, wanted, reference in plans:
+    names = [part.strip() for part in parts.split(",")] if parts else None
+    plans = plan(runs, names)
+    with bars(sum(len(one.parts) for one in plans)) as progress:
 
-            def on_part(part: str, arm: str = f"{run.parent.name}/{run.name}") -> None:
-                shown.run(f"{arm}: {part}", None)
+        def on_part(run: Path, part: str) -> None:
+            progress.run(f"{run.parent.name}/{run.name}: {part}", None)
 
-            found = analyze_run(
-                run, whose, parts=wanted, reference=reference, images=images, grid=grid, on_part=on_part
-            )
-            console.print(f"{run / 'analysis.json'}", soft_wrap=True)
-            if reference is not None and (reason := found.get("interpolation", {}).get("reason")):
-                console.print(f"{run}: no line from {reference}: {reason}", soft_wrap=True)
+        found = analyze_run(
+            runs, _recipe_or_none(recipe), parts=names, images=images, grid=grid, on_part=on_part
+        )
+    for run, _, reference in plans:
+        console.print(f"{run / 'analysis.json'}", soft_wrap=True)
+        line = found[run].interpolation if reference is not None else None
+        if line is not None and line.reason:
+            console.print(f"{run}: no interpolation from {reference}: {line.reason}", soft_wrap=True)
 
 
 recipes_app = typer.Typer(
     help="List the shipped recipes with pair, data and published accuracy, or show one in full.",
     invoke_without_command=True,
     rich_markup_mode="rich",
-    epilog=_example("dotkd recipes show quick/digits-kd-dot"),
+    epilog=_epilog("dotkd recipes show quick/digits-kd-dot"),
 )
 app.add_typer(recipes_app, name="recipes")
 
 
 @recipes_app.callback()
-@ends_well
+@exit_codes
 def recipes(
     context: typer.Context,
     only: Annotated[
-        str, typer.Option(metavar="PREFIX", help="Those whose names begin so, such as imagenet.")
+        str, typer.Option(metavar="PREFIX", help="Only names with this prefix, such as imagenet.")
     ] = "",
 ) -> None:
     """List the shipped recipes with pair, data and published accuracy, or show one in full."""
@@ -381,13 +372,9 @@ def recipes(
         show_recipes(only)
 
 
-@recipes_app.command(epilog=_example("dotkd recipes show quick/digits-kd-dot optimizer.delta=0.05"))
-@ends_well
-def show(
-    recipe: RecipeName,
-    overrides: Overrides = None,
-) -> None:
-    """Print a recipe with all that it extends and all defaults: a file that can be trained as it is."""
+@verb("dotkd recipes show quick/digits-kd-dot optimizer.delta=0.05", recipes_app)
+def show(recipe: RecipeName, overrides: Overrides = None) -> None:
+    """Print a recipe with everything it extends and all defaults: a file that can be trained as it is."""
     from dotkd.recipe import load_recipe, recipe_text
 
     print(recipe_text(load_recipe(recipe, overrides or [])), end="")

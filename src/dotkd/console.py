@@ -1,4 +1,4 @@
-"""What the verbs print: progress bars while something runs, tables when it is done."""
+"""Terminal output of the verbs: progress bars and tables."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,11 +12,11 @@ from rich.table import Table
 if TYPE_CHECKING:
     from dotkd.train.evaluate import Quality
 
-console = Console(markup=False, emoji=False)  # names come from users
+console = Console(markup=False, emoji=False)  # recipe names are no markup
 
 
 class Bars:
-    """A bar over the runs of a comparison, where there are several, and one over the steps of a run."""
+    """Progress bars: over the runs of a comparison if there are several, and over the steps of a run."""
 
     def __init__(self, progress: Progress, runs: int) -> None:
         self._progress = progress
@@ -25,7 +25,7 @@ class Bars:
         self._started, self._total = 0, runs
 
     def run(self, arm: str, seed: int | None) -> None:
-        """Show that a run, or a part of the work on one, begins."""
+        """Begin a run, or a part of an analysis."""
         if self._all is not None:
             self._progress.update(self._all, completed=self._started)
         self._started += 1
@@ -35,31 +35,24 @@ class Bars:
             console.print(f"run {self._started} of {self._total}: {named}", soft_wrap=True)
 
     def teacher(self, arm: str, epochs: int) -> None:
-        """Show that the teacher of an arm is trained first, and for how many epochs."""
+        """Announce the training of an arm's teacher."""
         named = f"teacher of {arm} ({epochs} epochs)"
         self._progress.update(self._run, description=named, completed=0)
-        console.print(f"first the {named}; overrides are the student's alone", soft_wrap=True)
+        console.print(f"first the {named}; overrides apply to the student only", soft_wrap=True)
 
     def step(self, done: int, total: int) -> None:
-        """Show how far the current run is."""
+        """Update the current run."""
         self._progress.update(self._run, completed=done, total=total)
 
     def end(self) -> None:
-        """Show that all is done."""
+        """Complete the bars."""
         if self._all is not None:
             self._progress.update(self._all, completed=self._started)
 
 
 @contextmanager
 def bars(runs: int = 1) -> Iterator[Bars]:
-    """Show progress while the block runs; on a terminal only, so that logs stay short.
-
-    Args:
-        runs: How many runs there are.
-
-    Yields:
-        What to call.
-    """
+    """Show progress bars over a number of runs; on a terminal only, so that logs stay short."""
     columns = (
         TextColumn("{task.description:<24}", markup=False),
         BarColumn(),
@@ -73,7 +66,7 @@ def bars(runs: int = 1) -> Iterator[Bars]:
 
 
 def show_epoch(metrics: dict[str, Any]) -> None:
-    """Print an epoch on one line."""
+    """Print the metrics of an epoch on one line."""
     parts = [f"epoch {metrics['epoch']:>3}", f"task {metrics['train_task_loss']:.4f}"]
     if metrics["train_distill_loss"] is not None:
         parts.append(f"distill {metrics['train_distill_loss']:.4f}")
@@ -86,7 +79,7 @@ def show_epoch(metrics: dict[str, Any]) -> None:
 
 
 def show_results(results: dict[str, Any]) -> None:
-    """Print what a run came to."""
+    """Print the results of a run."""
     table = Table(title=f"{results['name']}, seed {results['seed']}")
     for column in ("", "epoch", "test accuracy", "test loss", "validation accuracy"):
         table.add_column(column, justify="right" if column else "left")
@@ -105,7 +98,7 @@ def show_results(results: dict[str, Any]) -> None:
 
 
 def show_quality(name: str, quality: "Quality", images: int) -> None:
-    """Print what an evaluation found."""
+    """Print the numbers of an evaluation."""
     table = Table(title=f"{name}: {images} test images")
     for column in ("top-1", "top-5", "NLL"):
         table.add_column(column, justify="right")
@@ -114,7 +107,7 @@ def show_quality(name: str, quality: "Quality", images: int) -> None:
 
 
 def show_summary(folder: Path) -> None:
-    """Print the table of a comparison, what it says, and where the rest is."""
+    """Print the table and the summary of a comparison, and the path of its report."""
     from dotkd.report import lead, read_extras, summarize
     from dotkd.runs import find_runs
 
@@ -143,10 +136,6 @@ def show_summary(folder: Path) -> None:
     console.print(f"{folder / 'report.html'}", soft_wrap=True)
 
 
-def _interval(low: float, high: float | None) -> str:
-    return f" [{_points(low)}, {_points(high)}]"
-
-
 def _points(share: float | None) -> str:
     from dotkd.report.text import points
 
@@ -154,7 +143,7 @@ def _points(share: float | None) -> str:
 
 
 def show_recipes(prefix: str) -> None:
-    """Print the shipped recipes whose names begin so: data, pair, method, optimizer, published accuracy."""
+    """Print the shipped recipes with a prefix: data, pair, method, optimizer, published accuracy."""
     from dotkd.errors import BadInput, unknown
     from dotkd.recipe import load_recipe, recipe_names
     from dotkd.train.teacher import teacher_recipe
@@ -165,12 +154,12 @@ def show_recipes(prefix: str) -> None:
     rows = [("recipe", "data", "teacher -> student", "method", "optimizer", "published")]
     for name in names:
         recipe = load_recipe(name)
-        taught_by = teacher_recipe(recipe)
+        teacher = teacher_recipe(recipe)
         student = recipe.student.model.rpartition("/")[2]
-        pair = student if taught_by is None else f"{taught_by.student.model.rpartition('/')[2]} -> {student}"
+        pair = student if teacher is None else f"{teacher.student.model.rpartition('/')[2]} -> {student}"
         method = recipe.method["name"] if recipe.method else "-"
         published = f"{recipe.published.accuracy:.2f} %" if recipe.published else "-"
         rows.append((name, recipe.data.name, pair, method, recipe.optimizer.name, published))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:  # no frame and no crop: the longest names are wider than a narrow terminal
+    for row in rows:  # no frame, no cropping: long names may exceed a narrow terminal
         console.print("  ".join(map(str.ljust, row, widths)).rstrip(), soft_wrap=True)

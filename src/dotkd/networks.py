@@ -18,8 +18,8 @@ from dotkd.data import DataFacts
 from dotkd.errors import BadInput
 from dotkd.methods import Method
 from dotkd.models import ImageModel, load_weights
-from dotkd.models.weights import fill, is_safetensors, read_weights
-from dotkd.models.wrap import runs_own_code
+from dotkd.models.external import runs_own_code
+from dotkd.models.weights import assign_weights, is_safetensors, read_weights
 from dotkd.recipe import Recipe, load_recipe, recipe_text
 from dotkd.recipe.load import make_recipe
 from dotkd.runs import LAST, RECIPE, STUDENT
@@ -159,7 +159,7 @@ def load_student(path: str | Path, recipe: Recipe | None = None) -> tuple[nn.Mod
             student = method.deployable_like(student, weights, recipe.student.paths())
         except ValueError as error:
             raise BadInput(f"{path}: {error}") from None
-    fill(student, weights, path)
+    assign_weights(student, weights, path)
     return student.eval(), recipe
 
 

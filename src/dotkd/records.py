@@ -161,23 +161,27 @@ class Landscape(Record):
     steps: Annotated[tuple[float, ...], Field(min_length=2)]
     task: Surface | None = None
     distill: Surface | None = None
+    total: Surface | None = None
 
     @model_validator(mode="after")
     def _square(self) -> Self:
         size = len(self.steps)
         if any(after <= before for before, after in itertools.pairwise(self.steps)):
             raise ValueError("its steps do not rise")
-        for name, surface in (("task", self.task), ("distill", self.distill)):
+        for name in ("task", "distill", "total"):
+            surface = getattr(self, name)
             if surface is not None and [len(row) for row in surface] != [size] * size:
                 raise ValueError(f"{name} is not a table of {size} x {size} numbers")
         return self
 
 
 class Spectrum(Record):
-    """Where the eigenvalues of a Hessian lie: ``nodes``, and what share of them each stands for."""
+    """Eigenvalue density of a Hessian: quadrature ``nodes`` and ``weights``; ``density`` on a ``grid``."""
 
     nodes: Annotated[tuple[float, ...], Field(min_length=1)]
     weights: tuple[Annotated[float, Field(ge=0)], ...]
+    grid: tuple[float, ...] = ()
+    density: tuple[float, ...] = ()
 
     @model_validator(mode="after")
     def _even(self) -> Self:
@@ -226,6 +230,8 @@ class Agreement(Record):
 class WorstClass(Record):
     """A class and the share of its images that is recognised."""
 
+    model_config = ConfigDict(populate_by_name=True)
+
     name: Annotated[str, Field(alias="class")]
     accuracy: Number = None
     count: int | None = None
@@ -254,7 +260,7 @@ class Cost(Record):
     """What one image costs: FLOPs, and seconds of a forward pass."""
 
     parameters: int | None = None
-    flops: Number = None
+    flops: int | None = None
     latency_seconds: Number = None
 
 
@@ -270,13 +276,14 @@ class Interpolation(Record):
     steps: tuple[float, ...] = ()
     task: tuple[Number, ...] | None = None
     distill: tuple[Number, ...] | None = None
+    total: tuple[Number, ...] | None = None
     accuracy: tuple[Number, ...] | None = None
 
     @model_validator(mode="after")
     def _whole(self) -> Self:
         if any(after <= before for before, after in itertools.pairwise(self.steps)):
             raise ValueError("its steps do not rise")
-        for name in ("task", "distill", "accuracy"):
+        for name in ("task", "distill", "total", "accuracy"):
             values = getattr(self, name)
             if values is not None and len(values) != len(self.steps):
                 raise ValueError(f"{name} has {len(values)} numbers for {len(self.steps)} steps")

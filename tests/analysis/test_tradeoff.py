@@ -1,8 +1,10 @@
 """Points on the plane of two losses: dominance, fronts and positions, by hand and against brute force."""
 
+import ast
 import itertools
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -91,13 +93,23 @@ def test_bad_points_are_named():
         lower_counts(FRONT[:2], FRONT)
 
 
-def test_names_are_loaded_on_first_use():
-    for name in dotkd.analysis.__all__:
-        value = getattr(dotkd.analysis, name)
-        home = sys.modules[f"dotkd.analysis.{dotkd.analysis._HOME[name]}"]
-        assert value is getattr(home, name)
-    assert set(dotkd.analysis._HOME) == set(dotkd.analysis.__all__) == set(dir(dotkd.analysis))
+def test_public_names_load_on_first_use_and_the_tradeoff_without_torch():
+    assert all(getattr(dotkd.analysis, name) is not None for name in dotkd.analysis.__all__)
+    assert dir(dotkd.analysis) == sorted(set(dotkd.analysis.__all__))
     with pytest.raises(AttributeError, match=r"'dotkd\.analysis' has no attribute 'pareto'"):
         dotkd.analysis.pareto  # noqa: B018
     code = "import sys, dotkd.analysis.tradeoff; assert 'torch' not in sys.modules, 'torch was loaded'"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_the_type_checker_sees_all_public_names():
+    tree = ast.parse(Path(dotkd.analysis.__file__).read_text(encoding="utf-8"))
+    (block,) = (node for node in tree.body if isinstance(node, ast.If))
+    seen = {
+        alias.name: sys.modules[node.module]
+        for node in block.body
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+    assert seen.keys() == set(dotkd.analysis.__all__)
+    assert all(getattr(home, name) is getattr(dotkd.analysis, name) for name, home in seen.items())

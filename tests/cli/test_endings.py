@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from dotkd import runs
-from dotkd.cli import app as cli
+from dotkd import cli, runs
 from dotkd.train.session import read_checkpoint
 
 PLAIN = "quick/digits-plain"
@@ -38,6 +37,7 @@ def test_debug_anywhere_lets_an_error_through(dotkd, monkeypatch, at: int) -> No
         dotkd(*words)
 
 
+@pytest.mark.slow
 def test_debug_shows_the_traceback_and_without_it_there_is_none() -> None:
     script = "import sys; from dotkd.cli import main; main()"
     for debug in ([], ["--debug"]):
@@ -99,6 +99,7 @@ def test_a_run_that_diverges_in_the_last_step_of_an_epoch(dotkd, tmp_path, epoch
     finite_and_good(folder)
 
 
+@pytest.mark.slow
 def test_a_diverging_arm_leaves_the_others_alone(dotkd, tmp_path) -> None:
     good, bad = tmp_path / "good.toml", tmp_path / "bad.toml"
     good.write_text(f'extends = "{PLAIN}"\nname = "good"\n', encoding="utf-8")
@@ -114,6 +115,7 @@ def test_a_diverging_arm_leaves_the_others_alone(dotkd, tmp_path) -> None:
 # ---------------------------------------------------------------- commands that go well
 
 
+@pytest.mark.slow
 def test_train_resume_report_evaluate_and_export_of_a_finished_run(
     dotkd, content, finished, tmp_path
 ) -> None:
@@ -137,6 +139,7 @@ def test_train_resume_report_evaluate_and_export_of_a_finished_run(
     assert "figures/accuracy.svg" in figures
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["[/x]", "[bold]x", "50 %", "a/../b", ":smile:", "\\"])
 def test_a_name_is_a_text_and_no_markup(dotkd, tmp_path, name: str) -> None:
     folder = tmp_path / "out"

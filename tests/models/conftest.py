@@ -1,4 +1,4 @@
-"""The libraries of outside models, loaded once; tests that need one that is not installed skip and say so."""
+"""Imports timm and transformers once a session; tests skip, visibly, if the library is not installed."""
 
 import warnings
 
@@ -8,7 +8,7 @@ import pytest
 @pytest.fixture(scope="session")
 def timm(schemas: None) -> None:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # what its import says of others' deprecations
+        warnings.simplefilter("ignore")  # deprecations inside the libraries
         pytest.importorskip("timm", reason="the extra 'timm' is not installed")
 
 

@@ -1,4 +1,4 @@
-"""Features of outside models: found at creation, in the forms that methods expect, for both roles."""
+"""Feature paths of external models: found at creation, with the shapes that methods expect."""
 
 import copy
 import pickle
@@ -16,12 +16,11 @@ from dotkd.features.paths import feature_paths, pair_paths
 from dotkd.features.shapes import as_map, make_aligner
 from dotkd.features.taps import Taps
 from dotkd.methods import Method
-from dotkd.models import External, ImageModel, create_model
-from dotkd.models.wrap import find_classifier, readable
+from dotkd.models import ImageModel, create_model
 
 KINDS = ["stages", "pooled", "last", "preacts"]
 SHAPE = (3, 32, 32)
-# Model -> shapes of its stages for images of 32x32.
+# Model -> shapes of its stages for 32x32 images.
 TIMM = {
     "resnet18": [(64, 8, 8), (128, 4, 4), (256, 2, 2), (512, 1, 1)],
     "vit_tiny_patch16_224": [(5, 192)] * 12,
@@ -93,7 +92,7 @@ def lazy(num_classes):
 
 @pytest.fixture(scope="module")
 def settings(hf: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folders with the settings of tiny models of transformers, without weights."""
+    """Folders with configurations of tiny transformers models, without weights."""
     import transformers as library
 
     tokens = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 16}
@@ -140,9 +139,10 @@ def asked(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-# All of them -----------------------------------------------------------------
+# ---------------------------------------------------------------- every model
 
 
+@pytest.mark.slow
 def test_features_are_found_and_train(asked: str, request: pytest.FixtureRequest) -> None:
     model, images = made(full(asked, request)), torch.rand(3, *SHAPE)
     assert model.training
@@ -160,11 +160,12 @@ def test_features_are_found_and_train(asked: str, request: pytest.FixtureRequest
     assert torch.equal(model.get_submodule(model.classifier_path)(features["pooled"]), logits)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "asked",
     ["timm:test_vit", "timm:test_mambaout", "timm:mobilenetv3_small_100", *(f"hf:{name}" for name in HF)],
 )
-def test_looking_for_them_leaves_no_trace(asked: str, request: pytest.FixtureRequest) -> None:
+def test_probing_leaves_no_trace(asked: str, request: pytest.FixtureRequest) -> None:
     name = full(asked, request)
     bare = name.partition(":")[2]
     torch.manual_seed(0)
@@ -172,7 +173,7 @@ def test_looking_for_them_leaves_no_trace(asked: str, request: pytest.FixtureReq
         import timm
 
         timm.create_model(bare, num_classes=10)
-        if bare == "test_vit":  # one of a fixed size is made a second time, for the images
+        if bare == "test_vit":  # created a second time, for the size of the images
             timm.create_model(bare, num_classes=10, img_size=SHAPE[1:])
     else:
         from transformers import AutoConfig, AutoModelForImageClassification
@@ -192,9 +193,10 @@ def test_looking_for_them_leaves_no_trace(asked: str, request: pytest.FixtureReq
     assert not any(value.item() for value in moved)
 
 
-# Layouts ---------------------------------------------------------------------
+# ---------------------------------------------------------------- layouts
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("timm")
 def test_channels_come_first() -> None:
     model, images = made("timm:test_mambaout").eval(), torch.rand(2, *SHAPE)
@@ -205,6 +207,7 @@ def test_channels_come_first() -> None:
         assert torch.equal(before.permute(0, 3, 1, 2), after)
 
 
+@pytest.mark.slow
 def test_hidden_states_are_the_stages(settings: Path) -> None:
     for name in ("vit", "resnet", "convnext", "swin", "deit"):
         model, images = made(f"hf:{settings / name}").eval(), torch.rand(2, *SHAPE)
@@ -215,15 +218,17 @@ def test_hidden_states_are_the_stages(settings: Path) -> None:
         assert all(map(torch.equal, features.values(), expected))
 
 
-def test_a_map_of_swin_is_its_tokens(settings: Path) -> None:
+@pytest.mark.slow
+def test_swin_tokens_are_tapped_as_maps(settings: Path) -> None:
     model = made(f"hf:{settings / 'swin'}").eval()
     _, raw = Taps(model.model, {"tokens": "swin.layernorm:input"})(torch.rand(2, *SHAPE))
     assert torch.equal(as_map(raw["tokens"]), model.get_submodule("views.2").form(raw["tokens"]))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("timm")
 @pytest.mark.parametrize("twin", [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))])
-def test_views_of_a_copy_are_the_copys(twin) -> None:
+def test_views_of_a_copy_read_the_copy(twin) -> None:
     model, images = made("timm:test_mambaout").eval(), torch.rand(2, *SHAPE)
     other = twin(model)
     with torch.no_grad():
@@ -237,6 +242,7 @@ def test_views_of_a_copy_are_the_copys(twin) -> None:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("timm")
 def test_a_compiled_model_with_views_is_one_graph() -> None:
     graphs = []
@@ -255,92 +261,22 @@ def test_a_compiled_model_with_views_is_one_graph() -> None:
     torch.testing.assert_close(features, expected)
 
 
-# The classifier --------------------------------------------------------------
-
-
-class Heads(nn.Module):
-    def __init__(self, mode):
-        super().__init__()
-        self.hidden = nn.Linear(6, 4)
-        self.first = nn.Linear(4, 4)
-        self.second = nn.Linear(4, 4)
-        self.mode = mode
-
-    def forward(self, x):
-        x = self.hidden(x).relu()
-        if self.mode == "chain":
-            return self.second(self.first(x))
-        if self.mode == "scaled":
-            return 3 * self.first(x)
-        if self.mode == "tokens":
-            return self.first(torch.stack([x, 2 * x], dim=1)).mean(1)
-        if self.mode == "twice":
-            return self.first(self.first(x))
-        return (self.first(x) + self.second(x)) / 2
-
-
-@pytest.mark.parametrize(
-    ("mode", "said", "path"),
-    [
-        ("chain", "", "second"),
-        ("mean", "", "first"),
-        ("mean", "second", "second"),
-        ("mean", "unheard", "first"),
-        ("scaled", "", ""),
-        ("twice", "", ""),
-        ("tokens", "", "first"),
-    ],
-)
-def test_which_layer_classifies(mode, said, path) -> None:
-    torch.manual_seed(0)
-    net, x = Heads(mode).eval(), torch.randn(3, 6)
-    found = find_classifier(net, x, said)
-    assert found.get("classifier_path", "") == path
-    assert ("pooled_path" in found) == (mode == "tokens")
-    if mode == "tokens":
-        pooled = found["forms"]["first:input"](Taps(net, {"x": "first:input"})(x)[1]["x"])
-        torch.testing.assert_close(net.first(pooled), net(x))
-
-
+@pytest.mark.slow
 @pytest.mark.usefixtures("timm")
-def test_of_two_averaged_classifiers_the_first() -> None:
+def test_the_first_of_two_averaged_classifiers_is_taken() -> None:
     assert made("timm:deit_tiny_distilled_patch16_224").classifier_path == "model.head"
 
 
-# What cannot be read ---------------------------------------------------------
+# ---------------------------------------------------------------- user functions
 
 
-class Odd(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.plain, self.norm, self.pair, self.twice = (nn.Linear(4, 4) for _ in range(4))
-        self.relu = nn.ReLU(inplace=True)
-        self.pair.register_forward_hook(lambda _module, _inputs, output: (output, output))
-        self.unused, self.turned = nn.Linear(4, 4), nn.Identity()
-
-    def forward(self, x):
-        x = self.relu(self.norm(self.plain(x)))
-        x, _ = self.pair(x)
-        self.turned(x.T)
-        return self.twice(self.twice(x))
-
-
-def test_only_what_taps_can_read_is_a_stage() -> None:
-    asked = ["plain", "norm", "relu", "pair", "pair:input", "twice", "unused", "nowhere", "turned"]
-    found = readable(Odd(), torch.randn(3, 4), asked)
-    assert list(found) == ["plain", "relu", "pair:input"]
-
-
-# The user's own --------------------------------------------------------------
-
-
-def test_what_the_users_model_says_counts(mine: str) -> None:
+def test_declared_paths_are_taken(mine: str) -> None:
     model = made(f"{mine}:talkative").eval()
     assert model.stage_paths == model.preact_paths == ("model.0", "model.1")
     assert (model.norm_paths, model.pooled_path, model.classifier_path) == ((), "model.pool", "model.head")
 
 
-def test_what_the_users_model_does_not_say_is_found(mine: str) -> None:
+def test_undeclared_paths_are_found(mine: str) -> None:
     model, images = made(f"{mine}:net").eval(), torch.rand(2, *SHAPE)
     assert (model.stage_paths, model.classifier_path) == (("model.0", "model.1"), "model.head")
     logits, features = Taps(model, {"pooled": feature_paths(model, "pooled")[0]})(images)
@@ -349,17 +285,17 @@ def test_what_the_users_model_does_not_say_is_found(mine: str) -> None:
     torch.testing.assert_close(model.model.head(pooled[:, :, None, None]).flatten(1), logits)
 
 
-def test_wrong_words_of_the_users_model(mine: str) -> None:
+def test_wrong_declarations_are_refused(mine: str) -> None:
     with pytest.raises(
         BadInput, match=r"'my_features:astray': tap 'pooled_path': Net has no submodule 'pol'"
     ):
         made(f"{mine}:astray")
-    message = "'my_features:untold': stage_paths must be a list of paths of submodules, got '0'"
+    message = "'my_features:untold': stage_paths must be a list of paths.*, got '0'"
     with pytest.raises(BadInput, match=message):
         made(f"{mine}:untold")
 
 
-def test_a_model_that_does_not_take_the_example_is_made_anyway(mine: str) -> None:
+def test_a_model_whose_probe_fails_is_created(mine: str) -> None:
     model = made(f"{mine}:choosy")
     assert (model.stage_paths, model.classifier_path) == (("model.0", "model.1"), "")
     assert model(torch.rand(2, 3, 90, 90)).shape == (2, 10)
@@ -367,16 +303,16 @@ def test_a_model_that_does_not_take_the_example_is_made_anyway(mine: str) -> Non
         feature_paths(model, "pooled")
 
 
-def test_lazy_parameters_stay_so(mine: str) -> None:
+def test_lazy_parameters_stay_lazy(mine: str) -> None:
     model = made(f"{mine}:lazy")
     assert isinstance(model.model[1], nn.LazyLinear)
 
 
-# Teacher and student ---------------------------------------------------------
+# ---------------------------------------------------------------- distillation
 
 
 class AlignAll(Method):
-    """Every feature of every kind predicts the teacher's."""
+    """Predicts each teacher feature, of every kind, from the student's."""
 
     needs = tuple(KINDS)
     learns = True
@@ -390,6 +326,7 @@ class AlignAll(Method):
         return sum(functional.mse_loss(align(ours), align.target(theirs)) for align, ours, theirs in pairs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("student", "teacher"),
     [
@@ -425,27 +362,3 @@ def test_all_features_of_any_pair_distill(student: str, teacher: str, request: p
     assert all(parameter.grad is not None for parameter in distiller.method.parameters())
     assert seen[-1] < 0.9 * seen[0]
     assert all(torch.equal(value, before[key]) for key, value in theirs.state_dict().items())
-
-
-def test_external_takes_paths_and_forms() -> None:
-    inner = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Flatten(), nn.Linear(16, 5))
-    model = External(
-        inner,
-        5,
-        "mine:net",
-        stage_paths=["0"],
-        preact_paths=["0:input"],
-        norm_paths=["0"],
-        pooled_path="1",
-        classifier_path="2",
-        forms={"0:input": lambda images: 2 * images},
-    )
-    assert model.stage_paths == model.norm_paths == ("model.0",)
-    assert (model.preact_paths, model.pooled_path) == (("views.0",), "model.1")
-    images = torch.rand(2, 3, 2, 2)
-    _, features = Taps(model, {"double": "views.0"})(images)
-    assert torch.equal(features["double"], 2 * images)
-    assert list(model.state_dict()) == ["model.0.weight", "model.0.bias", "model.2.weight", "model.2.bias"]
-    assert "0:input" in repr(model)
-    with pytest.raises(ValueError, match="tap '3:input': Sequential has no submodule '3'; nearest: '"):
-        External(inner, 5, "mine:net", forms={"3:input": as_map})

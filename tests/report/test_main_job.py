@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from dotkd.compare.run import compare
+from dotkd.compare import compare
 from dotkd.recipe import load_recipe
 from dotkd.runs import RESULTS, find_runs
 

@@ -9,8 +9,7 @@ from PIL import Image
 from torch import nn
 
 from dotkd.build import build_model
-from dotkd.compare.run import compare
-from dotkd.compare.tune import Tuning
+from dotkd.compare import RateSearch, compare
 from dotkd.errors import BadInput, RunFailed
 from dotkd.models import create_model, load_weights
 from dotkd.networks import build_teacher, load_student
@@ -156,11 +155,13 @@ def test_only_divergence_takes_a_rate_out(tmp_path, monkeypatch):
 
     monkeypatch.setattr(jobs, "train", dies)
     with pytest.raises(RunFailed, match="a process that decodes images has died"):
-        compare([load_recipe("quick/digits-plain", SHORT)], 1, tmp_path / "out", tuning=Tuning((0.05,), 1))
+        compare(
+            [load_recipe("quick/digits-plain", SHORT)], 1, tmp_path / "out", search=RateSearch((0.05,), 1)
+        )
 
 
 def test_trials_of_a_rate_do_not_read_the_test_images(tmp_path):
-    compare([load_recipe("quick/digits-plain", SHORT)], 1, tmp_path / "out", tuning=Tuning((0.05,), 1))
+    compare([load_recipe("quick/digits-plain", SHORT)], 1, tmp_path / "out", search=RateSearch((0.05,), 1))
     assert read_json(tmp_path / "out" / TUNING)["arms"]["plain"]["chosen"] == 0.05
     (trial,) = (tmp_path / "out" / "tuning").rglob("results.json")
     assert read_json(trial)["last"]["test_accuracy"] is None

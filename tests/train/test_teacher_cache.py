@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from dotkd.build import build_data, build_method
-from dotkd.compare.run import compare
+from dotkd.compare import compare
 from dotkd.data import Batch
 from dotkd.distiller import Distiller
 from dotkd.errors import BadInput

@@ -1,6 +1,6 @@
-"""Measurements on a student, its losses and its gradients; they take callables and tensors.
+"""Measurements on a student, its losses and its gradients: functions of callables and tensors.
 
-The names below are loaded on first use: the trade-off is plain numbers and needs no torch.
+Names load on first use, because the trade-off, which reports read, needs no torch.
 """
 
 from importlib import import_module
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from dotkd.analysis.conflict import Conflict, Conflicts, Directions, conflict_of, gradient_conflict
-    from dotkd.analysis.cost import Latency, energy, flops, latency, parameter_count
+    from dotkd.analysis.cost import Latency, flops, latency, parameter_count
     from dotkd.analysis.curvature import (
         SpectralDensity,
         TraceEstimate,
@@ -38,35 +38,6 @@ if TYPE_CHECKING:
     )
     from dotkd.analysis.tradeoff import LowerCounts, dominates, front_position, lower_counts, pareto_front
 
-_HOME = {
-    **dict.fromkeys(
-        ["ReliabilityDiagram", "expected_calibration_error", "reliability_diagram"], "predictions"
-    ),
-    **dict.fromkeys(["Conflict", "Conflicts", "Directions", "conflict_of", "gradient_conflict"], "conflict"),
-    **dict.fromkeys(["Latency", "energy", "flops", "latency", "parameter_count"], "cost"),
-    **dict.fromkeys(["Agreement", "agreement"], "predictions"),
-    **dict.fromkeys(["hessian_vector_product", "top_eigenvalues"], "curvature"),
-    **dict.fromkeys(["filter_normalized_direction", "interpolation", "loss_surface"], "landscape"),
-    **dict.fromkeys(
-        [
-            "ClassAccuracies",
-            "ClassAccuracy",
-            "brier_score",
-            "negative_log_likelihood",
-            "per_class_accuracy",
-            "top_k_accuracy",
-            "worst_classes",
-        ],
-        "predictions",
-    ),
-    **dict.fromkeys(["CORRUPTIONS", "corrupt", "fgsm"], "predictions"),
-    **dict.fromkeys(["sam_sharpness"], "curvature"),
-    **dict.fromkeys(["SpectralDensity", "TraceEstimate", "hessian_trace", "spectral_density"], "curvature"),
-    **dict.fromkeys(
-        ["LowerCounts", "dominates", "front_position", "lower_counts", "pareto_front"], "tradeoff"
-    ),
-}
-
 __all__ = [
     "CORRUPTIONS",
     "Agreement",
@@ -85,7 +56,6 @@ __all__ = [
     "conflict_of",
     "corrupt",
     "dominates",
-    "energy",
     "expected_calibration_error",
     "fgsm",
     "filter_normalized_direction",
@@ -112,8 +82,11 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name in _HOME:
-        return getattr(import_module(f"dotkd.analysis.{_HOME[name]}"), name)
+    if name in __all__:
+        for part in ("tradeoff", "conflict", "cost", "curvature", "landscape", "predictions"):
+            home = import_module(f"dotkd.analysis.{part}")
+            if hasattr(home, name):
+                return getattr(home, name)
     raise AttributeError(f"module 'dotkd.analysis' has no attribute {name!r}")
 
 

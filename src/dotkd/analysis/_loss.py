@@ -1,7 +1,7 @@
-"""How the caller's loss is called: with checked tensors, twice, with a graph, at other points for a while.
+"""How measurements call the caller's loss: checked tensors, two equal passes, gradients, moved parameters.
 
-Here belongs what several measurements need before they measure. A loss is a function of no arguments that
-is evaluated anew at each call, from tensors that the caller hands over as well.
+A loss is a function of no arguments that is evaluated anew at each call, from tensors that the caller hands
+over as well. Nothing here is specific to one measurement.
 """
 
 import math
@@ -12,23 +12,16 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-# Two passes over the same numbers may differ by the order of additions on a device, not by more.
-_SAME = 1e-6
-# A factor, and what it multiplies: one tensor for each that is placed.
+_SAME = 1e-6  # relative: two passes may add in another order on a device
 Term = tuple[float, Sequence[Tensor]]
+"""A factor and what it multiplies: one tensor for each that :func:`place` writes to."""
+
+
+# ---------------------------------------------------------------- checks
 
 
 def check_params(name: str, params: Sequence[Tensor], *, differentiable: bool = False) -> None:
-    """Refuse what is not a list of different real floating-point tensors.
-
-    Args:
-        name: What the message calls them.
-        params: The tensors to check.
-        differentiable: Whether each must require a gradient.
-
-    Raises:
-        ValueError: If it is no such list.
-    """
+    """Refuse what is not a list of distinct real floating-point tensors."""
     # A generator would be empty the second time.
     if not isinstance(params, list | tuple) or not params:
         given = type(params).__name__ if not isinstance(params, list | tuple) else "none"
@@ -49,17 +42,7 @@ def check_params(name: str, params: Sequence[Tensor], *, differentiable: bool = 
 
 
 def check_alike(name: str, tensors: Sequence[Tensor], like_name: str, like: Sequence[Tensor]) -> None:
-    """Refuse a list of tensors that does not match another one shape by shape.
-
-    Args:
-        name: What the message calls the tensors.
-        tensors: The tensors to check; dtypes and devices are free.
-        like_name: What the message calls the others.
-        like: The tensors whose number and shapes are right.
-
-    Raises:
-        ValueError: If the number or a shape differs, or one is no tensor.
-    """
+    """Refuse a list of tensors whose number or shapes differ from those of another; dtypes are free."""
     if not isinstance(tensors, list | tuple) or len(tensors) != len(like):
         given = f"{len(tensors)} of them" if isinstance(tensors, list | tuple) else type(tensors).__name__
         raise ValueError(
@@ -76,17 +59,7 @@ def check_alike(name: str, tensors: Sequence[Tensor], like_name: str, like: Sequ
 
 
 def check_apart(name: str, tensors: Sequence[Tensor], moved_name: str, moved: Sequence[Tensor]) -> None:
-    """Refuse tensors that would change along with those that are moved.
-
-    Args:
-        name: What the message calls the tensors.
-        tensors: What must stay as it is: a direction, or the other end of a line.
-        moved_name: What the message calls the others.
-        moved: The tensors that will be overwritten.
-
-    Raises:
-        ValueError: If one starts where one of the others does.
-    """
+    """Refuse tensors that share memory with tensors that will be overwritten."""
     places = {(tensor.device, tensor.data_ptr()) for tensor in moved if tensor.numel()}
     for number, tensor in enumerate(tensors):
         if tensor.numel() and (tensor.device, tensor.data_ptr()) in places:
@@ -96,19 +69,7 @@ def check_apart(name: str, tensors: Sequence[Tensor], moved_name: str, moved: Se
 
 
 def check_same(name: str, first: float, second: float) -> None:
-    """Refuse a loss that two passes at the same parameters give two values, or a value that is not finite.
-
-    What is right about a loss that changes from call to call is not defined: its curvature and its rise
-    along a step would be noise.
-
-    Args:
-        name: What the message calls the loss.
-        first: Its value on the first pass.
-        second: Its value on the second pass.
-
-    Raises:
-        ValueError: If the values are not finite or differ by more than 1e-6 of the larger.
-    """
+    """Refuse a loss that is not finite or differs between two passes at the same parameters."""
     if not (math.isfinite(first) and math.isfinite(second)):
         raise ValueError(f"{name} must be finite at the given parameters, got {first} and {second}")
     if abs(first - second) > _SAME * max(abs(first), abs(second)):
@@ -120,18 +81,7 @@ def check_same(name: str, first: float, second: float) -> None:
 
 
 def checked_scalar(name: str, value: object) -> float:
-    """Read one number that a loss has returned.
-
-    Args:
-        name: What the message calls it.
-        value: A tensor of one element, or a number.
-
-    Returns:
-        Its value; reading it waits for the device.
-
-    Raises:
-        ValueError: If it is something else.
-    """
+    """Read the one real number that a loss returned; waits for the device."""
     if isinstance(value, Tensor) and value.numel() == 1 and not value.is_complex():
         return float(value.detach())
     if isinstance(value, int | float):
@@ -140,15 +90,13 @@ def checked_scalar(name: str, value: object) -> float:
     raise ValueError(f"{name} must return one real number, got {given}")
 
 
+# ---------------------------------------------------------------- gradients
+
+
 @contextmanager
 def with_graph() -> Iterator[None]:
-    """Record graphs that can be differentiated twice, whatever mode the caller is in.
-
-    The fused kernels of scaled dot product attention have no second derivative, so the plain one is used.
-
-    Yields:
-        Nothing; the modes end with the block.
-    """
+    """Record graphs that can be differentiated twice, whatever mode the caller is in."""
+    # Fused attention kernels have no second derivative.
     with torch.inference_mode(False), torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
         yield
 
@@ -156,21 +104,7 @@ def with_graph() -> Iterator[None]:
 def gradient(
     loss: Callable[[], Tensor], params: Sequence[Tensor], *, create_graph: bool = False
 ) -> tuple[float, list[Tensor]]:
-    """Evaluate a loss twice, compare the values, and differentiate the second pass.
-
-    Must run :func:`with_graph`.
-
-    Args:
-        loss: Returns a scalar that depends on the parameters.
-        params: The tensors to differentiate by.
-        create_graph: Whether the gradients have a graph of their own.
-
-    Returns:
-        The value and the gradients, zeros where the loss does not reach.
-
-    Raises:
-        ValueError: If the two values differ or the loss has no graph.
-    """
+    """Value and gradients of a loss, after a pass that must give the same value; inside `with_graph`."""
     first = checked_scalar("loss", loss())
     value = loss()
     second = checked_scalar("loss", value)
@@ -179,19 +113,7 @@ def gradient(
 
 
 def first_derivative(value: Tensor, params: Sequence[Tensor], *, create_graph: bool) -> list[Tensor]:
-    """Differentiate one pass; a parameter that it does not reach counts as zero.
-
-    Args:
-        value: What the loss returned.
-        params: The tensors to differentiate by.
-        create_graph: Whether the gradients have a graph of their own.
-
-    Returns:
-        One gradient for each parameter.
-
-    Raises:
-        ValueError: If the value has no graph.
-    """
+    """Gradients of one pass, zeros for parameters that it does not reach."""
     checked_scalar("loss", value)
     if not (isinstance(value, Tensor) and value.requires_grad):
         raise ValueError(
@@ -202,16 +124,12 @@ def first_derivative(value: Tensor, params: Sequence[Tensor], *, create_graph: b
     return list(torch.autograd.grad(value.sum(), params, create_graph=create_graph, materialize_grads=True))
 
 
+# ---------------------------------------------------------------- moved parameters
+
+
 @contextmanager
 def restored(tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:
-    """Put the present values back at the end of a block, bit for bit, however it ends.
-
-    Args:
-        tensors: What the block may overwrite in place.
-
-    Yields:
-        Copies of the present values.
-    """
+    """Yield copies of tensors and put their bits back at the end of the block, however it ends."""
     saved = [tensor.detach().clone() for tensor in tensors]
     try:
         yield saved
@@ -220,15 +138,11 @@ def restored(tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:
 
 
 def place(tensors: Sequence[Tensor], terms: Sequence[Term]) -> None:
-    """Write a sum of terms into tensors in place, so that whatever shares their memory sees it too.
+    """Write a weighted sum of terms into tensors in place, summed in float64 and rounded once.
 
-    Summed in float64 and rounded once. A single term with the factor 1 is copied bit for bit; terms with the
-    factor 0 are left out, since 0 * inf is NaN and -0.0 + 0.0 has another sign. Tensors of integers get the
-    values of the term with the largest factor.
-
-    Args:
-        tensors: What to write to.
-        terms: At least one with a factor other than 0.
+    Exact at the ends of a line: a single term with factor 1 is copied bit for bit, and terms with factor 0
+    are left out (0 * inf is NaN, -0.0 + 0.0 loses the sign). Integer tensors get the values of the term with
+    the largest factor.
     """
     present = [(factor, values) for factor, values in terms if factor != 0]
     factors = [factor for factor, _ in present]
@@ -243,5 +157,5 @@ def place(tensors: Sequence[Tensor], terms: Sequence[Term]) -> None:
                 tensor.copy_(total)
             else:
                 tensor.copy_(parts[factors.index(max(factors))])
-    # Inside the caller's autocast the loss would go on with the casts of the values before.
+    # The caller's autocast would keep using casts of the old values.
     torch.clear_autocast_cache()

@@ -1,7 +1,7 @@
-"""How far the gradients of the two losses agree: direction, length and sign.
+"""Gradient conflict: direction, length and sign of the task and the distillation gradient, compared.
 
-:func:`gradient_conflict` differentiates two losses itself; :func:`conflict_of` compares gradients that are
-there already, parameter by parameter too, and with what the optimizer made of them.
+:func:`gradient_conflict` differentiates two losses itself; :func:`conflict_of` compares gradients that exist
+already, for each parameter and in total, with each other, with their sum and with the optimizer's update.
 """
 
 import math
@@ -11,9 +11,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from dotkd.analysis._loss import first_derivative, with_graph
+
 
 class Conflict(NamedTuple):
-    """Two gradients, compared.
+    """Cosine, norm ratio and sign disagreement of two gradients.
 
     Attributes:
         cosine: <g_task, g_distill> / (|g_task| |g_distill|), in [-1, 1]; NaN where one of them is zero.
@@ -28,9 +30,9 @@ class Conflict(NamedTuple):
 
 
 class Directions(NamedTuple):
-    """The gradients of two losses, compared with each other, with their sum and with the update.
+    """Two gradients, compared with each other, with their sum and with the update.
 
-    A cosine lies in [-1, 1]; it is NaN where one of the two vectors is zero.
+    A cosine lies in [-1, 1]; it is NaN where one of its two vectors is zero.
 
     Attributes:
         cosine: Cosine of the task gradient and the distillation gradient.
@@ -41,9 +43,8 @@ class Directions(NamedTuple):
         distill_norm: |g_distill|.
         task_with_total: Cosine of g_task and the total gradient g_task + g_distill.
         distill_with_total: Cosine of g_distill and the total gradient.
-        task_with_update: Cosine of g_task and the negative update: 1 where the parameters went straight
-            down the task loss, below 0 where the update, to first order and from where g_task was taken,
-            raises it. None without updates.
+        task_with_update: Cosine of g_task and the negative update: 1 if the parameters moved straight down
+            the task loss, below 0 if the update raises that loss to first order. None without updates.
         distill_with_update: The same of g_distill.
 
     Example:
@@ -64,12 +65,12 @@ class Directions(NamedTuple):
 
 
 class Conflicts(NamedTuple):
-    """What :func:`conflict_of` found.
+    """Gradient comparison over all parameters and for each one; the result of :func:`conflict_of`.
 
     Attributes:
-        overall: All parameters with both gradients as one long vector.
-        by_parameter: Each of them by itself, by name.
-        skipped: The names of the others, which at most one loss reaches.
+        overall: All parameters that have both gradients, as one long vector.
+        by_parameter: Each of these parameters, by name.
+        skipped: Names of the parameters that at most one loss reaches.
 
     Example:
         >>> task, distill = [torch.ones(2), torch.ones(1)], [torch.ones(2), None]
@@ -86,18 +87,27 @@ class Conflicts(NamedTuple):
 def gradient_conflict(
     task_loss: Callable[[], Tensor], distill_loss: Callable[[], Tensor], params: Sequence[Tensor]
 ) -> Conflict:
-    """Compare the gradients of two losses.
+    r"""Gradient conflict of two losses: cosine, norm ratio and sign disagreement.
 
-    Each loss is evaluated anew and differentiated on its own; ``.grad`` is not touched. A parameter that a
-    loss does not reach counts as zero there. Sums run in float64.
+    .. math::
+        \cos = \frac{\langle g_t, g_d \rangle}{\|g_t\| \, \|g_d\|}, \qquad
+        \mathrm{ratio} = \frac{\|g_t\|}{\|g_d\|}, \qquad
+        \mathrm{disagreement} = \frac{|\{i : g_{t,i} \, g_{d,i} < 0\}|}{|\{i : g_{t,i} \, g_{d,i} \ne 0\}|}
+
+    with :math:`g_t` and :math:`g_d` the gradients of ``task_loss`` and ``distill_loss`` by all ``params``.
+    Each loss is evaluated and differentiated once; ``.grad`` is not touched. A parameter that a loss does
+    not reach counts as zero in that gradient. Sums run in float64.
 
     Args:
         task_loss: Returns the task loss, a scalar that depends on the parameters.
-        distill_loss: Returns the distillation loss, likewise.
-        params: The tensors to differentiate by.
+        distill_loss: Returns the distillation loss, a scalar that depends on the parameters.
+        params: Tensors to differentiate by, real floating point, of any shapes.
 
     Returns:
         Cosine, norm ratio and disagreement over all parameters together.
+
+    Raises:
+        ValueError: A loss is not a scalar with a graph.
 
     Example:
         >>> weight = torch.tensor([1.0, 1.0], requires_grad=True)
@@ -105,15 +115,11 @@ def gradient_conflict(
         >>> gradient_conflict(lambda: weight[0], lambda: (weight * direction).sum(), [weight])
         Conflict(cosine=0.6, norm_ratio=0.2, sign_disagreement=0.0)
     """
-    task, distill = (_gradient(loss, params) for loss in (task_loss, distill_loss))
-    both = (task != 0) & (distill != 0)
-    opposite = ((task < 0) != (distill < 0)) & both
-    task_norm, distill_norm = task.norm(), distill.norm()
-    return Conflict(
-        float(torch.dot(task, distill) / (task_norm * distill_norm)),
-        float(task_norm / distill_norm),
-        float(opposite.sum()) / max(int(both.sum()), 1),
-    )
+    with with_graph():
+        task, distill = (
+            first_derivative(loss(), params, create_graph=False) for loss in (task_loss, distill_loss)
+        )
+    return Conflict(*conflict_of(task, distill).overall[:3])
 
 
 def conflict_of(
@@ -123,27 +129,26 @@ def conflict_of(
     updates: Sequence[Tensor] | None = None,
     names: Sequence[str] | None = None,
 ) -> Conflicts:
-    """Compare two sets of gradients, parameter by parameter and all together.
+    """Gradient conflict of two sets of gradients, for each parameter and over all of them.
 
-    Nothing is differentiated, so that after ``opt.backward(...)`` it costs a few passes over the gradients
-    that ``opt.gradients()`` yields. A parameter that has only one of the two is skipped: there is no
-    conflict about it. (:func:`gradient_conflict`, whose parameters are the caller's choice, counts the
-    other gradient as zero.) Sums run in float64, and the device is waited for once.
+    Nothing is differentiated: after ``opt.backward(...)`` it costs a few passes over ``opt.gradients()``. A
+    parameter with fewer than two gradients is skipped. (:func:`gradient_conflict`, which gets its parameters
+    from the caller, counts the missing gradient as zero.) Sums run in float64; the device is waited for once.
 
     Args:
         task_gradients: One for each parameter; None where the task loss does not reach it.
         distill_gradients: One for each parameter, in the same order and of the same shape; None where
             the distillation loss does not reach it.
-        updates: What the optimizer's step added to each parameter, after - before; None leaves the two
-            cosines with it out.
+        updates: Change of each parameter by the optimizer's step, after - before; None leaves out the two
+            cosines with the update.
         names: One for each parameter, all different; None numbers them "0", "1" and so on.
 
     Returns:
-        All parameters together, each by itself, and the names of the skipped ones. If all are skipped,
-        norms are 0 and cosines NaN.
+        Totals, one entry for each parameter, and the names of the skipped ones. If all are skipped, norms
+        are 0 and cosines NaN.
 
     Raises:
-        ValueError: The lists are not of one length, the shapes of one parameter differ, or a name comes
+        ValueError: The lists have different lengths, the shapes of one parameter differ, or a name occurs
             twice.
 
     Example:
@@ -197,25 +202,11 @@ def _check_lists(
         raise ValueError(f"names must all be different, got {twice} more than once")
 
 
-# So many coordinates at a time: few enough that their copies in float64 stay in the cache of a CPU.
-_CHUNK = 2**18
+_CHUNK = 2**18  # coordinates at a time: their copies in float64 stay in the cache of a CPU
 
 
 def _sums(name: str, *vectors: Tensor) -> Tensor:
-    """Sum up over one parameter all that follows is made of, still on the device.
-
-    Args:
-        name: The parameter's, for the message.
-        *vectors: Task gradient, distillation gradient and, if wanted, update.
-
-    Returns:
-        The inner products of task gradient, distillation gradient, their sum and the negative update
-        with each other, row by row; then how many coordinates both gradients have non-zero, and how many
-        of those with opposite signs.
-
-    Raises:
-        ValueError: If the shapes differ.
-    """
+    """All inner products of g_task, g_distill, their sum and -update, then two counts of signs; no wait."""
     if len({vector.shape for vector in vectors}) > 1:
         shapes = [list(vector.shape) for vector in vectors]
         raise ValueError(f"the gradients and the update of {name} must have one shape, got {shapes}")
@@ -231,7 +222,7 @@ def _sums(name: str, *vectors: Tensor) -> Tensor:
 
 
 def _directions(sums: Sequence[float], width: int) -> Directions:
-    """Turn the sums, of ``width`` vectors, into cosines, norms and shares."""
+    """Cosines, norms and shares from the sums over ``width`` vectors."""
     task, distill, total, update = range(4)
     both, opposite = sums[width**2 :]
 
@@ -255,10 +246,3 @@ def _directions(sums: Sequence[float], width: int) -> Directions:
         task_with_update=cosine(task, update) if width > update else None,
         distill_with_update=cosine(distill, update) if width > update else None,
     )
-
-
-def _gradient(loss: Callable[[], Tensor], params: Sequence[Tensor]) -> Tensor:
-    with torch.enable_grad():
-        grads = torch.autograd.grad(loss(), params, allow_unused=True)
-    flat = [torch.zeros_like(p) if grad is None else grad for p, grad in zip(params, grads, strict=True)]
-    return torch.cat([grad.reshape(-1).double() for grad in flat])

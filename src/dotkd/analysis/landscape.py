@@ -1,4 +1,4 @@
-"""A loss on lines and planes through parameter space: in random directions, and between two students."""
+"""Loss landscapes: a loss along random directions, on planes, and on the line between two students."""
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -18,31 +18,30 @@ from dotkd.analysis._loss import (
     restored,
 )
 
-# What a loss may return: one number, or several under names.
 Scalar = Tensor | float
 
 
 def filter_normalized_direction(params: Sequence[Tensor], *, generator: torch.Generator) -> list[Tensor]:
-    r"""Draw a random direction in which each filter moves in proportion to its own size.
+    r"""Filter-normalized random direction: each filter moves in proportion to its own norm.
 
     .. math::
         d_{ij} \leftarrow \frac{d_{ij}}{\| d_{ij} \|} \, \| w_{ij} \|, \qquad d_{ij} \sim \mathcal{N}(0, I)
 
-    with :math:`w_{ij}` the j-th filter of the i-th of ``params``: what one index of the first dimension
-    selects, so all weights into one channel or neuron (in a transposed convolution: out of one). Without
-    it, a network with larger weights looks flatter for no other reason. Tensors with fewer than 2
-    dimensions (biases, and the parameters of norm layers) stay zero; so does a filter of zeros.
+    with :math:`w_{ij}` the j-th filter of the i-th of ``params``: one index of the first dimension, which is
+    all weights into one channel or neuron (in a transposed convolution: out of one). Without normalization
+    a network with larger weights looks flatter for no other reason. Tensors with fewer than 2 dimensions
+    (biases, parameters of norm layers) and filters of zeros stay zero.
 
     Args:
-        params: The weights, floating point, of any shapes, dtypes and devices; left as they are.
-        generator: Where the numbers come from; moves on. Drawn in float64 on its device, so the direction
-            is the same for each dtype and device of the parameters, up to rounding.
+        params: The weights, floating point, of any shapes, dtypes and devices; not changed.
+        generator: Source of the random numbers; it advances. Draws are float64 on its device, so that the
+            direction is the same for each dtype and device of the parameters, up to rounding.
 
     Returns:
         One tensor for each parameter, of its shape, dtype and device.
 
     Raises:
-        ValueError: If the list does not fit.
+        ValueError: ``params`` is not a list of distinct floating-point tensors.
 
     Example:
         >>> weight, bias = torch.tensor([[3.0, 4.0], [0.0, 2.0]]), torch.ones(2)
@@ -53,8 +52,8 @@ def filter_normalized_direction(params: Sequence[Tensor], *, generator: torch.Ge
 
     Reference:
         Li, Xu, Taylor, Studer and Goldstein, "Visualizing the Loss Landscape of Neural Nets", NeurIPS 2018,
-        arXiv 1712.09913, section 4. Biases and norm layers are left out of the direction as in the figures
-        of the paper (an option of the published code, which adds 1e-10 to the denominator).
+        arXiv 1712.09913, section 4. Biases and norm layers are left out as in the figures of the paper (an
+        option of the published code, which adds 1e-10 to the denominator).
     """
     check_params("params", params)
     direction = []
@@ -63,13 +62,12 @@ def filter_normalized_direction(params: Sequence[Tensor], *, generator: torch.Ge
         if weight.ndim < 2:
             direction.append(torch.zeros_like(weight))
             continue
-        drawn = torch.randn(
-            weight.shape, generator=generator, device=generator.device, dtype=torch.float64
-        ).to(weight.device)
+        noise = torch.randn(weight.shape, generator=generator, device=generator.device, dtype=torch.float64)
+        noise = noise.to(weight.device)
         inner = tuple(range(1, weight.ndim))
-        lengths = torch.linalg.vector_norm(drawn, dim=inner, keepdim=True)
-        sizes = torch.linalg.vector_norm(weight.double(), dim=inner, keepdim=True)
-        direction.append((drawn * (sizes / lengths)).to(weight.dtype))
+        noise_norms = torch.linalg.vector_norm(noise, dim=inner, keepdim=True)
+        weight_norms = torch.linalg.vector_norm(weight.double(), dim=inner, keepdim=True)
+        direction.append((noise * (weight_norms / noise_norms)).to(weight.dtype))
     return direction
 
 
@@ -97,33 +95,32 @@ def loss_surface(
     directions: Sequence[Sequence[Tensor]],
     steps: Iterable[float],
 ) -> Tensor | dict[str, Tensor]:
-    r"""Evaluate a loss along a direction, or on the plane of two.
+    r"""Loss surface: a loss along one direction, or on the plane of two.
 
     .. math::
         f_i = L(w + s_i d_1) \qquad \text{or} \qquad f_{ij} = L(w + s_i d_1 + s_j d_2)
 
-    with L the ``loss``, w the ``params``, :math:`d_1, d_2` the ``directions`` and s the ``steps``. Where
-    both steps are 0 the parameters are untouched, and the value is that of the loss to the last bit. Points
-    are computed in float64 and rounded once to the dtype of each parameter.
+    with L the ``loss``, w the ``params``, :math:`d_1, d_2` the ``directions`` and s the ``steps``. Where both
+    steps are 0 the parameters are untouched, and the value is that of the loss to the last bit. Points are
+    computed in float64 and rounded once to the dtype of each parameter.
 
     The parameters are overwritten in place and come back bit for bit, also when the loss raises. Nothing
-    else is moved here: the running statistics of batch norm in evaluation mode stay those of w, as in the
-    published code for random directions.
+    else moves: the running statistics of batch norm stay those of w, as in the published code.
 
     Args:
         loss: Returns a number, or a mapping of names to numbers where one forward pass gives several (task,
-            distillation and total). The same at each call; evaluated once at each point and twice before,
-            without gradients.
-        params: The tensors to move, floating point, of any shapes, dtypes and devices.
-        directions: A list of one or two directions, each a list of one tensor for each parameter.
-        steps: Finite numbers, in any order; both directions share them.
+            distillation and total). The same at each call; evaluated without gradients, once at each point
+            and twice before.
+        params: Tensors to move, floating point, of any shapes, dtypes and devices.
+        directions: One or two directions, each a list of one tensor for each parameter.
+        steps: Finite numbers, in any order, shared by both directions.
 
     Returns:
         ``[len(steps)]`` for one direction, ``[len(steps), len(steps)]`` for two, the first direction first;
-        float64, on the CPU. For a mapping, a dict of them. Far out, values may be infinite or NaN.
+        float64, on the CPU. For a mapping, a dict of such tensors. Far out, values may be infinite or NaN.
 
     Raises:
-        ValueError: If the lists do not fit, share memory with the parameters, or the loss is not finite or
+        ValueError: The lists do not match or share memory with the parameters, or the loss is not finite or
             differs between two passes at w.
 
     Example:
@@ -182,7 +179,7 @@ def interpolation(
     buffers_a: Sequence[Tensor] = (),
     buffers_b: Sequence[Tensor] | None = None,
 ) -> Tensor | dict[str, Tensor]:
-    r"""Evaluate a loss on the straight line from one student to another.
+    r"""Linear interpolation: a loss on the straight line from one student to another.
 
     .. math::
         f_i = L\big( (1 - s_i) \, a + s_i \, b \big)
@@ -191,31 +188,30 @@ def interpolation(
     the bits of a, at 1 those of b. The loss must read the tensors ``params_a``, which are overwritten in
     place and come back bit for bit, also when the loss raises.
 
-    Only the parameters move, unless told otherwise. A network with batch norm in evaluation mode then keeps
-    the running statistics of a all along the line, and at 1 its loss is not that of b. Two ways out:
+    Batch norm in evaluation mode keeps the running statistics of a along the line, so that at 1 the loss is
+    not that of b, unless one of these is used:
 
-    - ``buffers_a`` and ``buffers_b``: the statistics are interpolated like the parameters, as the published
-      code does between two networks. Exact at both ends; in between they are not the statistics of the
-      network there, and beyond the ends a variance may turn negative. Buffers of integers (counters) are
-      those of the nearer end.
-    - ``buffers_a`` alone: the loss re-estimates the statistics itself, from the same images each time,
-      before it evaluates; the buffers only come back bit for bit. Right everywhere, at the price of the
-      passes for it.
+    - ``buffers_a`` and ``buffers_b``: the statistics are interpolated like the parameters, as in the
+      published code. Exact at both ends; in between they are not the statistics of the network there, and
+      beyond the ends a variance may turn negative. Integer buffers (counters) are those of the nearer end.
+    - ``buffers_a`` alone: the loss re-estimates the statistics itself, from the same images at each call;
+      the buffers only come back bit for bit. Right everywhere, at the price of these passes.
 
     Args:
-        loss: Returns a number, or a mapping of names to numbers. The same at each call; evaluated once at
-            each step and twice before, without gradients.
-        params_a: The tensors that the loss reads, floating point, of any shapes, dtypes and devices.
-        params_b: The same tensors of the other student, with memory of their own.
-        steps: Finite numbers, in any order; those outside [0, 1] lie beyond the ends.
+        loss: Returns a number, or a mapping of names to numbers. The same at each call; evaluated without
+            gradients, once at each step and twice before.
+        params_a: Tensors that the loss reads, floating point, of any shapes, dtypes and devices.
+        params_b: The same tensors of the other student, in memory of their own.
+        steps: Finite numbers, in any order; outside [0, 1] they lie beyond the ends.
         buffers_a: Buffers that the loss reads.
         buffers_b: The same buffers of the other student; None leaves ``buffers_a`` to the loss.
 
     Returns:
-        ``[len(steps)]``, float64, on the CPU. For a mapping, a dict of them. Values may be infinite or NaN.
+        ``[len(steps)]``, float64, on the CPU; infinite and NaN are possible. For a mapping, a dict of such
+        tensors.
 
     Raises:
-        ValueError: If the lists do not fit or share memory, or the loss is not finite or differs between two
+        ValueError: The lists do not match or share memory, or the loss is not finite or differs between two
             passes at a.
 
     Example:
@@ -225,8 +221,8 @@ def interpolation(
 
     Reference:
         Goodfellow, Vinyals and Saxe, "Qualitatively characterizing neural network optimization problems",
-        ICLR 2015, arXiv 1412.6544. Statistics: the code of Li et al., arXiv 1712.09913, interpolates them
-        with the weights; they are re-estimated in Izmailov, Podoprikhin, Garipov, Vetrov and Wilson,
+        ICLR 2015, arXiv 1412.6544. Interpolated statistics: the code of Li et al., arXiv 1712.09913.
+        Re-estimated statistics: Izmailov, Podoprikhin, Garipov, Vetrov and Wilson,
         "Averaging Weights Leads to Wider Optima and Better Generalization", UAI 2018, arXiv 1803.05407.
     """
     check_params("params_a", params_a)
@@ -244,17 +240,17 @@ def interpolation(
         return _scan(loss, moved, points, [len(amounts)])
 
 
-# The loss at each point, in the given shape.
 def _scan(
     loss: Callable[[], Scalar] | Callable[[], Mapping[str, Scalar]],
     tensors: Sequence[Tensor],
     points: Iterable[Sequence[Term]],
     shape: list[int],
 ) -> Tensor | dict[str, Tensor]:
+    """The loss at each point, in the given shape."""
     with torch.no_grad():
         first, second = _values(loss), _values(loss)
         for name, value in first.items():
-            check_same(_called(name), value, second[name])
+            check_same(_label(name), value, second[name])
         rows = []
         for terms in points:
             place(tensors, terms)
@@ -266,16 +262,16 @@ def _scan(
     return named or surfaces[None]
 
 
-# A number that stands alone has the name None.
 def _values(loss: Callable[[], Scalar] | Callable[[], Mapping[str, Scalar]]) -> dict[str | None, float]:
+    """The numbers of one pass by name; a single number is named None."""
     found = loss()
     parts: Mapping[str, Scalar] | dict[None, Scalar] = found if isinstance(found, Mapping) else {None: found}
     if not parts:
         raise ValueError("loss must return at least one number, got an empty mapping")
-    return {name: checked_scalar(_called(name), value) for name, value in parts.items()}
+    return {name: checked_scalar(_label(name), value) for name, value in parts.items()}
 
 
-def _called(name: str | None) -> str:
+def _label(name: str | None) -> str:
     return "loss" if name is None else f"loss {name!r}"
 
 

@@ -1,4 +1,4 @@
-"""Accuracy, proper scores, calibration, agreement and robustness of predictions."""
+"""Quality of predictions: accuracy, proper scores, calibration, agreement with a teacher, robustness."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -19,56 +19,22 @@ from dotkd._validate import (
 from dotkd.errors import unknown
 from dotkd.losses import kd_loss
 
-
-class ClassAccuracies(NamedTuple):
-    """The accuracy of each class.
-
-    Attributes:
-        accuracy: ``[num_classes]``, float64, on the CPU: share of the samples of this class that are
-            predicted as this class, its recall; NaN for a class without samples.
-        samples: ``[num_classes]``, int64, on the CPU: how many there are of this class.
-
-    Example:
-        >>> accuracy, samples = per_class_accuracy(torch.eye(2), torch.tensor([0, 0]), 2)
-        >>> samples
-        tensor([2, 0])
-    """
-
-    accuracy: Tensor
-    samples: Tensor
-
-
-class ClassAccuracy(NamedTuple):
-    """One class.
-
-    Attributes:
-        label: Its number.
-        accuracy: Share of its samples that are predicted as this class.
-        samples: How many there are, at least 1.
-
-    Example:
-        >>> worst_classes(torch.eye(2), torch.tensor([0, 0]), 2, k=1)
-        [ClassAccuracy(label=0, accuracy=0.5, samples=2)]
-    """
-
-    label: int
-    accuracy: float
-    samples: int
+# ---------------------------------------------------------------- accuracy
 
 
 def top_k_accuracy(logits: Tensor, target: Tensor, *, k: int = 1) -> float:
-    """Share of the samples whose class is among the k with the highest logits; k = 1 is plain accuracy.
+    """Top-k accuracy: share of the samples whose class has one of the k highest logits.
 
     Args:
         logits: ``[B, C]``, floating point, B >= 1, C >= 2.
         target: ``[B]``, int64 class numbers in [0, C).
-        k: From 1 to C.
+        k: From 1 to C; 1 is plain accuracy.
 
     Returns:
         A number in [0, 1].
 
     Raises:
-        ValueError: If shapes, dtypes or class numbers do not fit, or ``k`` is out of range.
+        ValueError: Shapes, dtypes or class numbers do not match, or ``k`` is out of range.
 
     Example:
         >>> logits = torch.tensor([[3.0, 2.0, 1.0], [3.0, 1.0, 2.0]])
@@ -84,73 +50,30 @@ def top_k_accuracy(logits: Tensor, target: Tensor, *, k: int = 1) -> float:
     return hits.double().mean().item()
 
 
-def negative_log_likelihood(logits: Tensor, target: Tensor) -> float:
-    r"""Mean negative log-likelihood of the true classes.
+class ClassAccuracies(NamedTuple):
+    """Accuracy and number of samples of each class.
 
-    .. math::
-        \mathrm{NLL} = -\frac{1}{B} \sum_{b=1}^{B} \log p_{b, y_b}, \qquad p_b = \mathrm{softmax}(z_b)
-
-    with :math:`z` = ``logits`` and :math:`y` = ``target``: a proper score, in nats.
-
-    Args:
-        logits: ``[B, C]``, floating point, B >= 1, C >= 2.
-        target: ``[B]``, int64 class numbers in [0, C).
-
-    Returns:
-        A number >= 0; log(C) for equal logits.
-
-    Raises:
-        ValueError: If shapes, dtypes or class numbers do not fit.
+    Attributes:
+        accuracy: ``[num_classes]``, float64, on the CPU: share of the samples of a class that are predicted
+            as this class (recall); NaN for a class without samples.
+        samples: ``[num_classes]``, int64, on the CPU: number of samples of a class.
 
     Example:
-        >>> logits = torch.tensor([[0.5, 0.5], [0.25, 0.75]]).log()
-        >>> round(negative_log_likelihood(logits, torch.tensor([0, 0])), 4)  # (log 2 + log 4) / 2
-        1.0397
+        >>> accuracy, samples = per_class_accuracy(torch.eye(2), torch.tensor([0, 0]), 2)
+        >>> samples
+        tensor([2, 0])
     """
-    logits = checked_predictions(logits, target)
-    return functional.cross_entropy(logits.double(), target).item()
 
-
-def brier_score(logits: Tensor, target: Tensor) -> float:
-    r"""Mean squared distance between the predicted distribution and the true class.
-
-    .. math::
-        \mathrm{BS} = \frac{1}{B} \sum_{b=1}^{B} \sum_{c=1}^{C} \big(p_{bc} - [c = y_b]\big)^2,
-        \qquad p_b = \mathrm{softmax}(z_b)
-
-    with :math:`z` = ``logits`` and :math:`y` = ``target``: the sum over all classes, the mean over the
-    samples. It is Brier's own definition; for two classes it is twice the score that looks at one class.
-
-    Args:
-        logits: ``[B, C]``, floating point, B >= 1, C >= 2.
-        target: ``[B]``, int64 class numbers in [0, C).
-
-    Returns:
-        A number in [0, 2]; 1 - 1/C for equal logits.
-
-    Raises:
-        ValueError: If shapes, dtypes or class numbers do not fit.
-
-    Example:
-        >>> logits = torch.tensor([[0.5, 0.5], [0.25, 0.75]]).log()
-        >>> round(brier_score(logits, torch.tensor([0, 0])), 4)  # (2 / 4 + 2 * 9 / 16) / 2
-        0.8125
-
-    Reference:
-        Brier, "Verification of Forecasts Expressed in Terms of Probability", Monthly Weather Review 78,
-        1950.
-    """
-    probabilities = checked_predictions(logits, target).double().softmax(dim=1)
-    truth = functional.one_hot(target, logits.shape[1])
-    return (probabilities - truth).square().sum(dim=1).mean().item()
+    accuracy: Tensor
+    samples: Tensor
 
 
 def per_class_accuracy(logits: Tensor, target: Tensor, num_classes: int) -> ClassAccuracies:
-    """Accuracy of each class.
+    """Per-class accuracy (recall).
 
     Args:
-        logits: ``[B, C]``, floating point, B >= 1, C >= 2. The C outputs may be more than the classes
-            of the data: to predict one of the others is wrong like any other mistake.
+        logits: ``[B, C]``, floating point, B >= 1, C >= 2. C may exceed the number of classes of the data;
+            predictions of the extra outputs are wrong.
         target: ``[B]``, int64 class numbers in [0, num_classes).
         num_classes: Number of classes of the data, from 1 to C.
 
@@ -158,7 +81,7 @@ def per_class_accuracy(logits: Tensor, target: Tensor, num_classes: int) -> Clas
         Accuracy and number of samples of each class.
 
     Raises:
-        ValueError: If shapes, dtypes or class numbers do not fit, or ``num_classes`` is out of range.
+        ValueError: Shapes, dtypes or class numbers do not match, or ``num_classes`` is out of range.
 
     Example:
         >>> logits = torch.tensor([[1.0, 0.0, 0.0], [1.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
@@ -175,21 +98,39 @@ def per_class_accuracy(logits: Tensor, target: Tensor, num_classes: int) -> Clas
     return ClassAccuracies(right.double() / samples, samples)
 
 
+class ClassAccuracy(NamedTuple):
+    """Accuracy and number of samples of one class.
+
+    Attributes:
+        label: The class number.
+        accuracy: Share of its samples that are predicted as this class, in [0, 1].
+        samples: Number of its samples, >= 1.
+
+    Example:
+        >>> worst_classes(torch.eye(2), torch.tensor([0, 0]), 2, k=1)
+        [ClassAccuracy(label=0, accuracy=0.5, samples=2)]
+    """
+
+    label: int
+    accuracy: float
+    samples: int
+
+
 def worst_classes(logits: Tensor, target: Tensor, num_classes: int, *, k: int = 5) -> list[ClassAccuracy]:
-    """The classes with the lowest accuracy.
+    """Worst classes: those with the lowest accuracy.
 
     Args:
         logits: ``[B, C]``, floating point, B >= 1, C >= 2.
         target: ``[B]``, int64 class numbers in [0, num_classes).
         num_classes: Number of classes of the data, from 1 to C.
-        k: How many, at least 1.
+        k: Number of classes to return, >= 1.
 
     Returns:
-        The lowest first, equal ones in the order of their numbers; classes without samples are left out,
-        so that there may be fewer than ``k``.
+        Lowest accuracy first, ties in the order of class numbers. Classes without samples are left out, so
+        there may be fewer than ``k``.
 
     Raises:
-        ValueError: If shapes, dtypes or class numbers do not fit, or ``num_classes`` or ``k`` is out of
+        ValueError: Shapes, dtypes or class numbers do not match, or ``num_classes`` or ``k`` is out of
             range.
 
     Example:
@@ -204,15 +145,82 @@ def worst_classes(logits: Tensor, target: Tensor, num_classes: int, *, k: int = 
     return sorted(present, key=lambda one: one.accuracy)[:k]
 
 
+# ---------------------------------------------------------------- proper scores
+
+
+def negative_log_likelihood(logits: Tensor, target: Tensor) -> float:
+    r"""Negative log-likelihood of the true classes, mean over the samples.
+
+    .. math::
+        \mathrm{NLL} = -\frac{1}{B} \sum_{b=1}^{B} \log p_{b, y_b}, \qquad p_b = \mathrm{softmax}(z_b)
+
+    with :math:`z` = ``logits`` and :math:`y` = ``target``, in nats.
+
+    Args:
+        logits: ``[B, C]``, floating point, B >= 1, C >= 2.
+        target: ``[B]``, int64 class numbers in [0, C).
+
+    Returns:
+        A number >= 0; log(C) for equal logits.
+
+    Raises:
+        ValueError: Shapes, dtypes or class numbers do not match.
+
+    Example:
+        >>> logits = torch.tensor([[0.5, 0.5], [0.25, 0.75]]).log()
+        >>> round(negative_log_likelihood(logits, torch.tensor([0, 0])), 4)  # (log 2 + log 4) / 2
+        1.0397
+    """
+    logits = checked_predictions(logits, target)
+    return functional.cross_entropy(logits.double(), target).item()
+
+
+def brier_score(logits: Tensor, target: Tensor) -> float:
+    r"""Brier score: mean squared distance between predicted distribution and one-hot class.
+
+    .. math::
+        \mathrm{BS} = \frac{1}{B} \sum_{b=1}^{B} \sum_{c=1}^{C} \big(p_{bc} - [c = y_b]\big)^2,
+        \qquad p_b = \mathrm{softmax}(z_b)
+
+    with :math:`z` = ``logits`` and :math:`y` = ``target``: the sum over all classes, which is Brier's own
+    definition. For two classes it is twice the score of one class.
+
+    Args:
+        logits: ``[B, C]``, floating point, B >= 1, C >= 2.
+        target: ``[B]``, int64 class numbers in [0, C).
+
+    Returns:
+        A number in [0, 2]; 1 - 1/C for equal logits.
+
+    Raises:
+        ValueError: Shapes, dtypes or class numbers do not match.
+
+    Example:
+        >>> logits = torch.tensor([[0.5, 0.5], [0.25, 0.75]]).log()
+        >>> round(brier_score(logits, torch.tensor([0, 0])), 4)  # (2 / 4 + 2 * 9 / 16) / 2
+        0.8125
+
+    Reference:
+        Brier, "Verification of Forecasts Expressed in Terms of Probability", Monthly Weather Review 78,
+        1950.
+    """
+    probabilities = checked_predictions(logits, target).double().softmax(dim=1)
+    truth = functional.one_hot(target, logits.shape[1])
+    return (probabilities - truth).square().sum(dim=1).mean().item()
+
+
+# ---------------------------------------------------------------- calibration
+
+
 class ReliabilityDiagram(NamedTuple):
-    """Confidence and accuracy, bin by bin; all tensors are on the CPU.
+    """Confidence and accuracy of each bin of confidence; tensors on the CPU.
 
     Attributes:
-        edges: ``[bins + 1]``, float64: bin i holds the confidences in [edges[i], edges[i + 1]), the last
-            one those of exactly 1 as well.
-        samples: ``[bins]``, int64: how many are in each bin.
-        confidence: ``[bins]``, float64: their mean confidence; NaN where there are none.
-        accuracy: ``[bins]``, float64: the share of them that is right; NaN where there are none.
+        edges: ``[bins + 1]``, float64: bin i holds confidences in [edges[i], edges[i + 1]); the last bin
+            includes 1.
+        samples: ``[bins]``, int64: number of samples.
+        confidence: ``[bins]``, float64: mean confidence; NaN for an empty bin.
+        accuracy: ``[bins]``, float64: share of right predictions; NaN for an empty bin.
 
     Example:
         >>> logits, target = torch.tensor([[4.0, 0.0], [0.0, 0.0]]), torch.tensor([0, 0])
@@ -228,30 +236,28 @@ class ReliabilityDiagram(NamedTuple):
 
 
 def expected_calibration_error(logits: Tensor, target: Tensor, *, bins: int = 15) -> float:
-    r"""Expected calibration error: how far confidence is from accuracy, on average.
+    r"""Expected calibration error (ECE): mean gap between confidence and accuracy.
 
     .. math::
         \mathrm{ECE} = \sum_i \frac{n_i}{B} \, \big| \mathrm{accuracy}_i - \mathrm{confidence}_i \big|
 
-    A sample's confidence is the highest entry of softmax(``logits``). The samples are put into ``bins``
-    bins of equal width by their confidence; :math:`n_i` of the B samples are in bin i, with that mean
-    confidence and that share of right predictions. The value depends on the number of bins: compare only
-    values with the same one.
+    The confidence of a sample is the highest entry of softmax(``logits``). Samples are put into ``bins`` bins
+    of equal width by confidence; bin i holds :math:`n_i` of the B samples, with their mean confidence and
+    their share of right predictions. The value depends on ``bins``: compare only values of the same one.
 
-    It is what torchmetrics calls ``MulticlassCalibrationError(norm="l1")``, down to this detail: a
-    confidence of exactly 1, which is what rounding makes of one within 6e-8 of 1 in float32, belongs to no
-    bin but to one of its own.
+    Equal to torchmetrics' ``MulticlassCalibrationError(norm="l1")``, including one detail: a confidence of
+    exactly 1 (in float32: within 6e-8 of 1) has a bin of its own.
 
     Args:
         logits: ``[B, C]``, floating point, B >= 1, C >= 2. Logits, not probabilities.
         target: ``[B]``, int64 class numbers in [0, C).
-        bins: Number of bins, at least 1.
+        bins: Number of bins of equal width, >= 1.
 
     Returns:
         A number in [0, 1].
 
     Raises:
-        ValueError: If shapes, dtypes or class numbers do not fit, or ``bins`` is not a positive integer.
+        ValueError: Shapes, dtypes or class numbers do not match, or ``bins`` is not an integer >= 1.
 
     Example:
         >>> logits = torch.tensor([[0.8, 0.2], [0.8, 0.2], [0.1, 0.9]]).log()
@@ -268,21 +274,21 @@ def expected_calibration_error(logits: Tensor, target: Tensor, *, bins: int = 15
 
 
 def reliability_diagram(logits: Tensor, target: Tensor, *, bins: int = 15) -> ReliabilityDiagram:
-    """Mean confidence and accuracy of the samples in each bin of confidence.
+    """Reliability diagram: mean confidence and accuracy in each bin of confidence.
 
-    The bins are those of :func:`expected_calibration_error`, but for a confidence of exactly 1, which
-    counts in the last bin.
+    The bins are those of :func:`expected_calibration_error`, except that a confidence of exactly 1 counts in
+    the last bin.
 
     Args:
         logits: ``[B, C]``, floating point, B >= 1, C >= 2. Logits, not probabilities.
         target: ``[B]``, int64 class numbers in [0, C).
-        bins: Number of bins of equal width, at least 1.
+        bins: Number of bins of equal width, >= 1.
 
     Returns:
-        The bins: edges, samples, confidence and accuracy.
+        Edges, number of samples, confidence and accuracy of the bins.
 
     Raises:
-        ValueError: If shapes, dtypes or class numbers do not fit, or ``bins`` is not a positive integer.
+        ValueError: Shapes, dtypes or class numbers do not match, or ``bins`` is not an integer >= 1.
 
     Example:
         >>> logits = torch.tensor([[0.8, 0.2], [0.8, 0.2], [0.1, 0.9]]).log()
@@ -298,7 +304,7 @@ def reliability_diagram(logits: Tensor, target: Tensor, *, bins: int = 15) -> Re
 
 
 def _sums(logits: Tensor, target: Tensor, bins: int) -> Tensor:
-    """Sum up (1, confidence, right or not) over each bin and, in a last row, over the confidences of 1."""
+    """Sums of (1, confidence, right) ``[bins + 1, 3]`` over each bin; the last row is confidence 1."""
     check_count("bins", bins)
     probabilities = checked_predictions(logits, target).softmax(dim=1)
     confidence, predicted = probabilities.max(dim=1)
@@ -308,16 +314,19 @@ def _sums(logits: Tensor, target: Tensor, bins: int) -> Tensor:
     return rows.new_zeros(bins + 1, 3).index_add_(0, place, rows).cpu()
 
 
+# ---------------------------------------------------------------- agreement
+
+
 class Agreement(NamedTuple):
-    """What :func:`agreement` found.
+    """Agreement of a student with its teacher; the result of :func:`agreement`.
 
     Attributes:
-        top1: Share of the samples for which both predict the same class.
-        kl: Mean of KL(teacher || student) over the samples, temperature 1, in nats.
-        differing: Number of samples for which they predict different classes.
-        student_right: Share of the differing samples where the student is right; NaN where none differ.
-        teacher_right: Share of them where the teacher is right, likewise.
-        neither_right: Share of them where both are wrong, likewise. The three add up to 1.
+        top1: Share of the samples with the same predicted class.
+        kl: Mean of KL(teacher || student) over the samples at temperature 1, in nats.
+        differing: Number of samples with different predicted classes.
+        student_right: Share of the differing samples where the student is right; NaN if none differ.
+        teacher_right: Share of the differing samples where the teacher is right; NaN if none differ.
+        neither_right: Share of the differing samples where both are wrong; NaN if none differ.
 
     Example:
         >>> logits = torch.tensor([[2.0, 0.0]])
@@ -334,15 +343,15 @@ class Agreement(NamedTuple):
 
 
 def agreement(student_logits: Tensor, teacher_logits: Tensor, target: Tensor) -> Agreement:
-    r"""Compare the predictions of a student with those of its teacher.
+    r"""Agreement (fidelity) of a student's predictions with its teacher's.
 
     .. math::
         \mathrm{top1} = \frac{1}{B} \sum_{b=1}^{B} [\arg\max z^S_b = \arg\max z^T_b], \qquad
         \mathrm{kl} = \frac{1}{B} \sum_{b=1}^{B} \mathrm{KL}\big(\mathrm{softmax}(z^T_b) \,\|\,
         \mathrm{softmax}(z^S_b)\big)
 
-    with :math:`z^S` = ``student_logits`` and :math:`z^T` = ``teacher_logits``. A student may be right
-    where its teacher is not: agreement, also called fidelity, is not accuracy. Sums run in float64.
+    with :math:`z^S` = ``student_logits`` and :math:`z^T` = ``teacher_logits``. Agreement is not accuracy: a
+    student may be right where its teacher is wrong. Sums run in float64.
 
     Args:
         student_logits: ``[B, C]``, floating point, B >= 1, C >= 2.
@@ -350,10 +359,10 @@ def agreement(student_logits: Tensor, teacher_logits: Tensor, target: Tensor) ->
         target: ``[B]``, int64 class numbers in [0, C).
 
     Returns:
-        Agreement, divergence, and who is right where the two differ.
+        Agreement, divergence, and the shares of right predictions where the two differ.
 
     Raises:
-        ValueError: If shapes, dtypes or class numbers do not fit.
+        ValueError: Shapes, dtypes or class numbers do not match.
 
     Example:
         >>> student = torch.tensor([[2.0, 0.0], [2.0, 0.0], [0.0, 2.0], [2.0, 0.0]])
@@ -386,45 +395,46 @@ def agreement(student_logits: Tensor, teacher_logits: Tensor, target: Tensor) ->
     )
 
 
+# ---------------------------------------------------------------- robustness
+
+
 CORRUPTIONS: dict[str, tuple[float, float, float, float, float]] = {
     "brightness": (0.1, 0.2, 0.3, 0.4, 0.5),
     "contrast": (0.8, 0.6, 0.45, 0.3, 0.15),
     "gaussian_blur": (0.5, 0.75, 1.0, 1.5, 2.0),
     "gaussian_noise": (0.02, 0.04, 0.08, 0.12, 0.2),
 }
-"""The number that :func:`corrupt` uses for each kind of corruption at the strengths 1 to 5."""
+"""Parameter of each kind of corruption of :func:`corrupt` at strengths 1 to 5."""
 
 
 def corrupt(images: Tensor, kind: str, strength: int, *, generator: torch.Generator) -> Tensor:
-    r"""Make images harder to recognise.
+    r"""Image corruption of one kind and strength.
 
-    With s the number that :data:`CORRUPTIONS` holds for kind and strength, x an image, every result cut
-    to [0, 1]:
+    With x an image and s the number in :data:`CORRUPTIONS` for ``kind`` and ``strength``, clipped to [0, 1]:
 
     - ``"brightness"``: :math:`x + s`;
     - ``"contrast"``: :math:`\bar x + s (x - \bar x)`, with :math:`\bar x` the image's mean over channels
       and pixels;
-    - ``"gaussian_blur"``: x smoothed by a Gaussian with a standard deviation of s pixels of this image,
-      mirrored at the edges. On the pixel grid it is :math:`\exp(-\tfrac{s^2}{2} L)` along rows and columns,
-      L being the Laplacian of a path: its weights are positive and its variance is :math:`s^2` for small s
-      too;
+    - ``"gaussian_blur"``: a Gaussian of standard deviation s pixels, mirrored at the edges. On the pixel grid
+      it is :math:`\exp(-\tfrac{s^2}{2} L)` along rows and columns, L being the Laplacian of a path: the
+      weights are positive, and the variance is :math:`s^2` for small s too;
     - ``"gaussian_noise"``: :math:`x + s n`, with n normal, independent for each pixel and channel.
 
-    These are the library's own corruptions and strengths, after four of the kinds in ImageNet-C and
-    CIFAR-C: the numbers differ, so results must not be compared with theirs.
+    The kinds are four of those in ImageNet-C and CIFAR-C, the strengths are our own: results are not
+    comparable with theirs.
 
     Args:
         images: ``[B, C, H, W]``, floating point, in [0, 1], not empty; not changed.
         kind: A key of :data:`CORRUPTIONS`.
         strength: From 1 to 5.
-        generator: Where the noise comes from, on any device; the other kinds draw nothing from it. The
-            same state gives the same noise, only longer, at every strength.
+        generator: Source of the noise, on any device; the other kinds draw nothing. The same state gives the
+            same noise, scaled by s, at every strength.
 
     Returns:
         Images of the same shape, dtype and device; float16 and bfloat16 are computed in float32.
 
     Raises:
-        ValueError: If ``images`` is no such batch, or kind or strength is unknown.
+        ValueError: ``images`` is not such a batch, or kind or strength is unknown.
 
     Example:
         >>> generator = torch.Generator().manual_seed(0)
@@ -454,7 +464,7 @@ def corrupt(images: Tensor, kind: str, strength: int, *, generator: torch.Genera
     elif kind == "gaussian_blur":
         changed = _blur(clean, size)
     else:
-        # Drawn where the generator is, so that one seed gives the same noise on every device.
+        # Drawn on the generator's device: one seed gives the same noise on every device of the images.
         noise = torch.randn(clean.shape, generator=generator, device=generator.device)
         changed = clean + size * noise.to(clean)
     return changed.clamp(0, 1).to(images.dtype)
@@ -466,27 +476,25 @@ def _blur(images: Tensor, sigma: float) -> Tensor:
 
 
 def _smoothing(length: int, sigma: float) -> Tensor:
-    """Return the symmetric matrix [length, length] that smooths a row of pixels."""
+    """Symmetric matrix ``[length, length]`` that smooths a row of pixels."""
     unit = torch.eye(length, dtype=torch.float64)
     steps = unit[1:] - unit[:-1]
     return torch.matrix_exp(-(sigma**2) / 2 * steps.T @ steps)
 
 
 def fgsm(loss_of_images: Callable[[Tensor], Tensor], images: Tensor, *, epsilon: float) -> Tensor:
-    r"""Fast gradient sign method: the step within a box around each image that raises the loss the most.
+    r"""Fast gradient sign method (FGSM): the step in a box around each image that raises the loss most.
 
     .. math::
         x' = \mathrm{clip}_{[0, 1]}\big(x + \epsilon \, \mathrm{sign}(\nabla_x L(x))\big)
 
-    with x = ``images``, L = ``loss_of_images`` and :math:`\epsilon` = ``epsilon``: to first order, no
-    other change of at most :math:`\epsilon` in each pixel raises L more. One weak attack: what withstands
-    it need not withstand a stronger one.
-
-    The loss is evaluated once. No ``.grad`` is touched; put networks into evaluation mode before, since
-    the forward pass is an ordinary one.
+    with x = ``images``, L = ``loss_of_images`` and :math:`\epsilon` = ``epsilon``: to first order, no other
+    change of at most :math:`\epsilon` in each pixel raises L more. A weak attack: robustness to it does not
+    imply robustness to a stronger one. The loss is evaluated once, in an ordinary forward pass (networks
+    should be in evaluation mode); ``.grad`` is not touched.
 
     Args:
-        loss_of_images: Maps images like ``images`` to a scalar loss. Mean and sum over the batch give the
+        loss_of_images: Maps a batch like ``images`` to a scalar loss. Mean and sum over the batch give the
             same attack as long as samples do not influence each other.
         images: ``[B, C, H, W]``, floating point, in [0, 1], not empty; not changed.
         epsilon: Largest change of a pixel, >= 0, in units of the images: 8/255 is usual.
@@ -495,8 +503,8 @@ def fgsm(loss_of_images: Callable[[Tensor], Tensor], images: Tensor, *, epsilon:
         Adversarial images of the same shape, dtype and device, detached.
 
     Raises:
-        ValueError: If ``images`` is no such batch, ``epsilon`` is negative, or the loss is no scalar or
-            does not depend on the images.
+        ValueError: ``images`` is not such a batch, ``epsilon`` is negative, or the loss is not a scalar that
+            depends on the images.
 
     Example:
         >>> images = torch.full((1, 1, 1, 3), 0.5)

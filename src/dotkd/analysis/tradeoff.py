@@ -1,7 +1,7 @@
-"""Points on the plane of two losses: which of them dominate others, and where one lies beside their front.
+"""Trade-off of two losses: dominance, Pareto front, and positions relative to the front.
 
-Here belong statements about pairs of numbers, lower being better in both; where the numbers come from is the
-caller's business. Nothing here needs torch.
+Functions of pairs of numbers, lower being better in both. Nothing here imports torch, so that reports stay
+quick to load.
 """
 
 import itertools
@@ -14,13 +14,13 @@ Position = Literal["dominated", "below", "above", "beyond"]
 
 
 class LowerCounts(NamedTuple):
-    """What :func:`lower_counts` found.
+    """Counts of pairwise comparisons; the result of :func:`lower_counts`.
 
     Attributes:
-        pairs: How many pairs of points were compared.
-        first: For how many of them the first coordinate is lower.
-        second: For how many of them the second one is.
-        both: For how many of them both are.
+        pairs: Number of compared pairs.
+        first: Pairs in which the first coordinate is lower.
+        second: Pairs in which the second coordinate is lower.
+        both: Pairs in which both coordinates are lower.
 
     Example:
         >>> LowerCounts(pairs=3, first=3, second=1, both=1).both
@@ -34,7 +34,7 @@ class LowerCounts(NamedTuple):
 
 
 def dominates(point: Point, other: Point) -> bool:
-    r"""Say whether a point is as low as another one in both coordinates and lower in one.
+    r"""Pareto dominance: as low as another point in both coordinates, and lower in one.
 
     .. math::
         q \prec p \iff q_1 \le p_1, \; q_2 \le p_2, \; q \ne p
@@ -43,13 +43,13 @@ def dominates(point: Point, other: Point) -> bool:
 
     Args:
         point: (distillation loss, task loss), or any two finite numbers of which lower is better.
-        other: The same of another one.
+        other: The point to compare with, likewise.
 
     Returns:
-        Whether it dominates; a point does not dominate its equal.
+        True if ``point`` dominates ``other``; equal points do not dominate each other.
 
     Raises:
-        ValueError: If one is not a pair of finite numbers.
+        ValueError: An argument is not a pair of finite numbers.
 
     Example:
         >>> dominates((1.0, 2.0), (1.0, 3.0)), dominates((1.0, 2.0), (1.0, 2.0))
@@ -60,7 +60,7 @@ def dominates(point: Point, other: Point) -> bool:
 
 
 def pareto_front(points: Iterable[Point]) -> list[Point]:
-    r"""Keep the points that no other one dominates.
+    r"""Pareto front: the points that no other point dominates.
 
     .. math::
         F(P) = \{ p \in P : \text{no } q \in P \text{ has } q \prec p \}
@@ -71,11 +71,10 @@ def pareto_front(points: Iterable[Point]) -> list[Point]:
         points: (distillation loss, task loss) each, or any two finite numbers of which lower is better.
 
     Returns:
-        Those of the front, each once, the first coordinate rising and the second one falling; empty
-        without points.
+        The points of the front, each once, first coordinate rising, second falling; empty without points.
 
     Raises:
-        ValueError: If a point is not a pair of finite numbers.
+        ValueError: A point is not a pair of finite numbers.
 
     Example:
         >>> pareto_front([(1.0, 3.0), (2.0, 2.0), (2.5, 2.5), (3.0, 1.0)])
@@ -89,24 +88,24 @@ def pareto_front(points: Iterable[Point]) -> list[Point]:
 
 
 def front_position(point: Point, others: Sequence[Point]) -> Position:
-    """Say where a point lies beside the front of others.
+    """Position of a point relative to the Pareto front of others.
 
-    The front is drawn as straight lines between neighbours on it. A convex combination of two networks'
-    losses need not be within reach of a third network, so a point that is ``"above"`` is not dominated:
-    it only does not show more than a mixture of its neighbours would.
+    The front is drawn as straight lines between neighbouring points. A convex combination of the losses of
+    two networks need not be reachable by a third, so an ``"above"`` point is not dominated: it only shows no
+    more than a mixture of its neighbours would.
 
     Args:
         point: (distillation loss, task loss), or any two finite numbers of which lower is better.
-        others: The points that the front is made of, at least one; those that are dominated do not matter.
+        others: Points whose front is taken, at least one; dominated ones do not matter.
 
     Returns:
-        ``"dominated"`` if another one is as low in both and lower in one; else ``"below"`` or ``"above"``
-        the line through the front, on the line being above; ``"beyond"`` past either end of it. What
-        dominates a point of the front is below it wherever it lies. Exchanging the coordinates of all
-        points changes nothing.
+        ``"dominated"`` if another point is as low in both coordinates and lower in one; else ``"below"`` or
+        ``"above"`` the line through the front (on the line is above); ``"beyond"`` past either end of it. A
+        point that dominates a point of the front is always below. Exchanging the coordinates of all points
+        changes nothing.
 
     Raises:
-        ValueError: If there are no others, or a point is not a pair of finite numbers.
+        ValueError: ``others`` is empty, or a point is not a pair of finite numbers.
 
     Example:
         >>> front = [(1.0, 3.0), (3.0, 1.0)]
@@ -126,23 +125,23 @@ def front_position(point: Point, others: Sequence[Point]) -> Position:
         return "beyond"
     for (a, b), (c, d) in itertools.pairwise(line):
         if a <= x <= c:
-            # Without a quotient, so that what lies on the line in whole numbers is found there.
+            # No quotient: integer points on the line are found on it.
             return "below" if (y - b) * (c - a) < (d - b) * (x - a) else "above"
     return "above"  # it is the only point of the front
 
 
 def lower_counts(points: Sequence[Point], others: Sequence[Point]) -> LowerCounts:
-    """Count, pair by pair, how often a point is lower than its partner: in each coordinate, and in both.
+    """Pairwise counts of lower coordinates: in the first, in the second, in both.
 
     Args:
-        points: (distillation loss, task loss) each, for example of one arm seed by seed.
+        points: (distillation loss, task loss) each, for example one arm, seed by seed.
         others: Their partners, as many and in the same order.
 
     Returns:
-        The counts; what is equal is not lower.
+        The counts; equal is not lower.
 
     Raises:
-        ValueError: If the numbers of points differ, or a point is not a pair of finite numbers.
+        ValueError: The numbers of points differ, or a point is not a pair of finite numbers.
 
     Example:
         >>> lower_counts([(1.0, 1.0), (1.0, 3.0)], [(2.0, 2.0), (2.0, 2.0)])

@@ -1,1 +1,16 @@
-"""Comparisons: recipes x seeds, sweeps over a key, tuned learning rates."""
+"""Comparisons: recipes x seeds, sweeps over recipe keys, tuned learning rates."""
+
+from dotkd.compare.run import DEMO, Failure, compare
+from dotkd.compare.sweep import SweepAxis, parse_sweep, sweep_arms
+from dotkd.compare.tune import RateSearch, parse_rates
+
+__all__ = [
+    "DEMO",
+    "Failure",
+    "RateSearch",
+    "SweepAxis",
+    "compare",
+    "parse_rates",
+    "parse_sweep",
+    "sweep_arms",
+]

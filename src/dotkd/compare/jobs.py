@@ -1,8 +1,4 @@
-"""The runs of a comparison: one after another in this process, or several at a time in others.
-
-Here belongs how runs are carried out and what becomes of their failures; which runs there are is decided in
-:mod:`dotkd.compare.run` and :mod:`dotkd.compare.tune`.
-"""
+"""Runs the jobs of a comparison: one by one in this process, or several at a time in worker processes."""
 
 import os
 import threading
@@ -16,7 +12,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from dotkd.compare.sweep import teacher_folder
+from dotkd.compare.arms import teacher_folder
 from dotkd.errors import RunFailed
 from dotkd.processes import end_with_parent, new_context
 from dotkd.recipe import Recipe
@@ -74,8 +70,8 @@ def provide_teachers(
     teachers: dict[str, Path | Exception | None] = {}
     for arm, recipe in arms.items():
         home = teacher_folder(recipe, folder)
-        if home == folder:  # a file, or no teacher at all
-            teachers[arm] = provide_teacher(recipe, home)
+        if home is None:  # a file, or no teacher
+            teachers[arm] = provide_teacher(recipe, folder)
             continue
         if home not in found:
             if not is_finished(home) and (wanted := teacher_recipe(recipe)) is not None:
@@ -154,7 +150,7 @@ def run_jobs(
             pool.shutdown()
 
 
-_KILLED = "its process ended without a word: killed, perhaps for want of memory (fewer --jobs need less)"
+_KILLED = "the worker was killed (out of memory?): try fewer --jobs"
 
 
 def _ending(future: Future[dict[str, Any]]) -> Ending:

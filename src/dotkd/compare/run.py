@@ -1,12 +1,13 @@
-"""``compare``: recipes x seeds into one folder, each run taken up where it stands, whatever others do."""
+"""``compare``: recipes x seeds in one folder, resumable, with one report."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from dotkd.compare.arms import check_arms, check_unclaimed, with_seed
 from dotkd.compare.jobs import Job, provide_teachers, run_jobs
-from dotkd.compare.sweep import Sweep, SweptArm, check_arms, refuse_strangers, swept, unswept, with_seed
-from dotkd.compare.tune import Tuning, check_tunable, tune
+from dotkd.compare.sweep import SweepAxis, sweep_arms
+from dotkd.compare.tune import RateSearch, check_tunable, tune
 from dotkd.errors import BadInput, RunFailed
 from dotkd.recipe import Recipe
 from dotkd.report import read_extras, summarize, write_report
@@ -15,16 +16,17 @@ from dotkd.train.epoch import OnStep
 from dotkd.train.loop import OnEpoch, check_folder
 
 DEMO = ("quick/digits-plain", "quick/digits-kd", "quick/digits-kd-dot", "quick/digits-kd-control")
+"""Recipes of ``dotkd demo``."""
 
 
 @dataclass(frozen=True)
 class Failure:
-    """A run that did not come to its end.
+    """A run that failed.
 
     Attributes:
-        arm: The recipe's name.
-        seed: The seed.
-        error: What went wrong.
+        arm: Name of its recipe.
+        seed: Its seed.
+        error: The exception.
     """
 
     arm: str
@@ -33,7 +35,7 @@ class Failure:
 
     @property
     def reason(self) -> str:
-        """The error in a line or a few."""
+        """Type and message of the error."""
         return f"{type(self.error).__name__}: {self.error}"
 
 
@@ -42,68 +44,74 @@ def compare(
     seeds: int,
     folder: Path,
     *,
-    sweep: Sweep | None = None,
-    tuning: Tuning | None = None,
+    sweep: SweepAxis | None = None,
+    search: RateSearch | None = None,
     jobs: int = 1,
     on_run: Callable[[str, int], None] = lambda _arm, _seed: None,
     on_teacher: Callable[[str, int], None] = lambda _arm, _epochs: None,
     on_epoch: Sequence[OnEpoch] = (),
     on_step: OnStep | None = None,
 ) -> list[Failure]:
-    """Train every recipe with every seed, and write the report.
+    """Train every recipe with every seed and write the report.
 
-    What is finished is left as it is and what was stopped goes on. A run that fails does not stop the
-    others. A teacher is trained once, into ``folder/teachers``, and shared by all arms and seeds that name
-    its recipe. Runs go to ``folder/ARM/seed-N``; the last act is ``folder/report.html`` and
-    ``folder/results.json``.
+    Finished runs are kept and interrupted ones go on, so the same call resumes a comparison. A failed run
+    does not stop the others. A teacher is trained once, into ``folder/teachers``, and shared by all arms and
+    seeds with its recipe. Runs go to ``folder/ARM/seed-N``; ``folder/results.json`` and
+    ``folder/report.html`` are written last.
 
     Args:
-        recipes: The arms, each under a name of its own.
-        seeds: How many; ``run.seed`` is 0, 1, ..., seeds - 1.
-        folder: Where all goes.
-        sweep: Values to try for a key: an arm for each, of each recipe that has the key.
-        tuning: Learning rates to choose from for each arm, by validation and before anything else.
-        jobs: How many runs at a time; above 1 each has a process of its own. Teachers come first, one by
-            one.
+        recipes: The arms, with different names.
+        seeds: Number of seeds; ``run.seed`` is 0, 1, ..., seeds - 1.
+        folder: Where everything goes.
+        sweep: Values of a key to try: one arm for each value, of each recipe that has the key.
+        search: Learning rates from which each arm's is chosen on validation images first.
+        jobs: Number of runs at a time, each in its own process if above 1. Teachers are trained one by one
+            before.
         on_run: Called before each run with arm and seed.
-        on_teacher: Called before the teacher of an arm is trained, with the arm and the teacher's epochs.
-        on_epoch: Called with the metrics of each epoch of what runs in this process: of all with one job
-            at a time, else of the teachers.
-        on_step: Called after each step with the steps done and the steps of the run; likewise.
+        on_teacher: Called before a teacher is trained, with the arm and the teacher's epochs.
+        on_epoch: Called with the metrics of each epoch of runs in this process: all runs with one job, else
+            the teachers.
+        on_step: Called after each step of these runs, with steps done and steps of the run.
 
     Returns:
-        The failures; empty if all went well.
+        The failed runs.
 
     Raises:
-        BadInput: Something is wrong with a recipe or the folder; nothing was written.
-        RunFailed: All runs failed, so that there is nothing to report.
+        BadInput: A recipe or the folder is wrong; nothing was written.
+        RunFailed: All runs failed.
+
+    Example:
+        >>> from dotkd.recipe import load_recipe
+        >>> arms = [load_recipe(f"quick/digits-{arm}", ["schedule.epochs=1"]) for arm in ("kd", "kd-dot")]
+        >>> compare(arms, 1, Path("comparison"))
+        []
     """
-    points: list[SweptArm] = []
-    before = {} if sweep is None else unswept(recipes, sweep)
+    swept = None
     if sweep is not None:
-        recipes, points = swept(recipes, sweep)
+        recipes, swept = sweep_arms(recipes, sweep)
     arms = check_arms(recipes)
-    places = {
-        (r.name, seed): folder / arm / f"seed-{seed}" for arm, r in arms.items() for seed in range(seeds)
+    folders = {
+        (recipe.name, seed): folder / arm / f"seed-{seed}"
+        for arm, recipe in arms.items()
+        for seed in range(seeds)
     }
-    refuse_strangers(folder, places)
-    if tuning is not None:
+    check_unclaimed(folder, folders)
+    if search is not None:
         check_tunable(arms.values())
         if sweep is not None and "optimizer.lr" in sweep.keys:
-            raise BadInput("--sweep optimizer.lr and --tune-lr both say what the learning rate is: take one")
+            raise BadInput("--sweep optimizer.lr and --tune-lr both set optimizer.lr: give one of them")
     teachers = provide_teachers(arms, folder, on_teacher=on_teacher, on_epoch=on_epoch, on_step=on_step)
-    if tuning is not None:
-        arms = tune(arms, tuning, folder, teachers, jobs=jobs, on_run=on_run, on_step=on_step)
+    if search is not None:
+        arms = tune(arms, search, folder, teachers, jobs=jobs, on_run=on_run, on_step=on_step)
     planned = [
-        Job(arm, with_seed(recipe, seed), places[recipe.name, seed], teachers[arm])
+        Job(arm, with_seed(recipe, seed), folders[recipe.name, seed], teachers[arm])
         for seed in range(seeds)
         for arm, recipe in arms.items()
     ]
     for job in planned:
         check_folder(job.recipe, job.folder, resume=True)
-    if sweep is not None:
-        table = {"keys": sweep.keys, "arms": [point._asdict() for point in points], "unswept": before}
-        write_json(folder / SWEEP, table)
+    if swept is not None:
+        write_json(folder / SWEEP, swept.model_dump())
     ended = run_jobs(
         planned,
         jobs,
@@ -120,7 +128,7 @@ def compare(
         raise RunFailed(f"all {len(planned)} runs failed, the first with {failures[0].reason}") from failures[
             0
         ].error
-    found = find_runs(folder)
-    write_json(folder / RESULTS, summarize(found, read_extras(folder, found).sweep).to_json())
+    runs = find_runs(folder)
+    write_json(folder / RESULTS, summarize(runs, read_extras(folder, runs).sweep).to_json())
     write_report(folder)
     return failures

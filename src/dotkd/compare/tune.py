@@ -1,18 +1,19 @@
-"""``--tune-lr``: the learning rate of each arm, chosen on validation images with the same budget for all.
+"""``--tune-lr``: a learning rate for each arm, chosen on validation images with the same budget for all arms.
 
-An untuned baseline flatters whatever is compared with it. So every arm tries the same rates with the same
-seeds, which are none of those that are compared later, and no choice looks at a test image.
+Every arm tries the same rates with the same seeds. These seeds are not compared later, and trials never read
+the test images.
 """
 
 import statistics
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+from dotkd.compare.arms import slug, with_seed
 from dotkd.compare.jobs import Ending, Job, Teachers, run_jobs
-from dotkd.compare.sweep import slug, with_seed
 from dotkd.errors import BadInput, Diverged, RunFailed
 from dotkd.recipe import Recipe
+from dotkd.records import TunedArm, Tuning
 from dotkd.runs import TRIALS, TUNING, write_json
 from dotkd.train.epoch import OnStep
 from dotkd.train.loop import check_folder
@@ -20,73 +21,62 @@ from dotkd.train.loop import check_folder
 FIRST_SEED = 100
 
 
-class Tuning(NamedTuple):
-    """What each arm tries.
+class RateSearch(NamedTuple):
+    """Learning rates that each arm tries.
 
     Attributes:
-        rates: Learning rates, all different.
-        seeds: How many seeds for each, counted from 100.
+        rates: The rates, all different.
+        seeds: Number of seeds for each rate, counted from 100.
     """
 
     rates: tuple[float, ...]
     seeds: int = 3
 
     def trials(self) -> list[tuple[float, int]]:
-        """Return rate and seed of each trial."""
+        """Return (rate, seed) of each trial of an arm."""
         return [(rate, FIRST_SEED + number) for rate in self.rates for number in range(self.seeds)]
 
 
 def parse_rates(text: str) -> tuple[float, ...]:
-    """Read learning rates as the command line has them.
+    """Parse the ``--tune-lr`` option.
 
     Args:
-        text: Numbers, separated by commas.
+        text: Numbers > 0, separated by commas, different in their first six digits (the names of the trials).
 
     Returns:
         The rates.
 
     Raises:
-        BadInput: They are no positive numbers, or two are alike in the six digits that name their trials.
+        BadInput: The text has another form.
 
     Example:
         >>> parse_rates("0.01,0.05")
         (0.01, 0.05)
     """
     try:
-        rates = tuple(map(float, text.split(",")))
+        rates = tuple(float(word) for word in text.split(","))
     except ValueError:
         rates = ()
-    alike = len({_named(rate) for rate in rates}) < len(rates)
-    if not rates or alike or not all(0 < rate < float("inf") for rate in rates):
-        raise BadInput(
-            f"{text!r}: wanted different learning rates above 0, separated by commas: 0.01,0.02,0.05"
-        )
+    repeated = len({_folder_name(rate) for rate in rates}) < len(rates)
+    if not rates or repeated or not all(0 < rate < float("inf") for rate in rates):
+        raise BadInput(f"--tune-lr {text!r}: must be different learning rates > 0, such as 0.01,0.02,0.05")
     return rates
 
 
-def _named(rate: float) -> str:
-    return f"lr-{slug(f'{rate:g}')}"
-
-
 def check_tunable(arms: Iterable[Recipe]) -> None:
-    """Refuse arms whose learning rates cannot be chosen, before anything is trained.
-
-    Args:
-        arms: The recipes.
+    """Refuse arms without validation images.
 
     Raises:
-        BadInput: An arm has no validation images.
+        BadInput: An arm has none.
     """
     for recipe in arms:
         if not recipe.data.validation:
-            raise BadInput(
-                f"{recipe.name}: learning rates are chosen on data.validation images, and there are none"
-            )
+            raise BadInput(f"{recipe.name}: --tune-lr needs data.validation > 0, got 0")
 
 
 def tune(
     arms: Mapping[str, Recipe],
-    tuning: Tuning,
+    search: RateSearch,
     folder: Path,
     teachers: Teachers,
     *,
@@ -94,75 +84,80 @@ def tune(
     on_run: Callable[[str, int], None] = lambda _arm, _seed: None,
     on_step: OnStep | None = None,
 ) -> dict[str, Recipe]:
-    """Choose a learning rate for each arm by the mean validation accuracy of the last epoch.
+    """Choose a learning rate for each arm by the mean validation accuracy after the last epoch.
 
-    Equal accuracies are decided by the validation loss. A rate at which a run diverges is out. What is
-    finished is not trained again. The trials go to ``folder/tuning``, their numbers to
-    ``folder/tuning.json``.
+    The validation loss decides between equal accuracies. A rate at which a run diverges is not chosen.
+    Finished trials are not repeated. Trials go to ``folder/tuning``, their numbers to ``folder/tuning.json``.
 
     Args:
-        arms: Folder name -> recipe, each of which passes :func:`check_tunable`.
-        tuning: What each arm tries.
+        arms: Folder name -> recipe; each passed :func:`check_tunable`.
+        search: Rates and seeds.
         folder: The folder of the comparison.
-        teachers: Of the arms, from :func:`~dotkd.compare.jobs.provide_teachers`.
-        jobs: How many trials at a time.
+        teachers: Folder name -> teacher, see :func:`~dotkd.compare.jobs.provide_teachers`.
+        jobs: Number of trials at a time.
         on_run: Called before each trial with arm and seed.
-        on_step: Called after each step with the steps done and the steps of the trial; with one job only.
+        on_step: Called after each step with steps done and steps of the trial; only with one job.
 
     Returns:
-        The recipes, each with its rate.
+        Folder name -> recipe with its chosen rate.
 
     Raises:
         RunFailed: An arm diverges at every rate.
     """
-    trials = {
-        (arm, rate, seed): folder / TRIALS / arm / _named(rate) / f"seed-{seed}"
+    planned = {
+        (arm, rate, seed): Job(
+            arm,
+            _with_rate(arms[arm], rate, seed),
+            folder / TRIALS / arm / _folder_name(rate) / f"seed-{seed}",
+            teachers[arm],
+            test=False,
+        )
         for arm in arms
-        for rate, seed in tuning.trials()
+        for rate, seed in search.trials()
     }
-    planned = [
-        Job(arm, _with(arms[arm], rate, seed), place, teachers[arm], test=False)
-        for (arm, rate, seed), place in trials.items()
-    ]
-    for job in planned:
+    for job in planned.values():
         check_folder(job.recipe, job.folder, resume=True)
 
     def begin(job: Job) -> None:
         on_run(f"{job.recipe.name}, lr {job.recipe.optimizer.lr:g}", job.recipe.run.seed)
 
     endings: dict[Path, Ending] = {}
-    for job, ending in run_jobs(planned, jobs, on_start=begin, on_step=on_step):
+    for job, ending in run_jobs(list(planned.values()), jobs, on_start=begin, on_step=on_step):
         if isinstance(ending, Exception) and not isinstance(ending, Diverged):
             raise ending
         endings[job.folder] = ending
-    table: dict[str, Any] = {}
+    tuned: dict[str, TunedArm] = {}
     chosen: dict[str, Recipe] = {}
     for arm, recipe in arms.items():
-        found: dict[float, list[tuple[float, float]]] = {}
-        for rate, seed in tuning.trials():
-            ending = endings[trials[arm, rate, seed]]
-            numbers = found.setdefault(rate, [])
+        scores: dict[float, list[tuple[float, float]]] = {rate: [] for rate in search.rates}
+        for rate, seed in search.trials():
+            ending = endings[planned[arm, rate, seed].folder]
             if not isinstance(ending, Exception):
-                last = ending["last"]
-                numbers.append((last["validation_accuracy"], last["validation_loss"]))
-        whole = {rate: numbers for rate, numbers in found.items() if len(numbers) == tuning.seeds}
-        if not whole:
-            raise RunFailed(f"{recipe.name} diverged at every one of the rates {list(tuning.rates)}")
-        best = max(whole, key=lambda rate: _merit(whole[rate]))
-        table[recipe.name] = {
-            "chosen": best,
-            "validation_accuracy": {f"{rate:g}": [a for a, _ in numbers] for rate, numbers in found.items()},
+                scores[rate].append(
+                    (ending["last"]["validation_accuracy"], ending["last"]["validation_loss"])
+                )
+        complete = {rate: found for rate, found in scores.items() if len(found) == search.seeds}
+        if not complete:
+            raise RunFailed(f"{recipe.name} diverged at every learning rate of {list(search.rates)}")
+        best = max(complete, key=lambda rate: _score(complete[rate]))
+        accuracies: dict[str, tuple[float | None, ...]] = {
+            f"{rate:g}": tuple(a for a, _ in found) for rate, found in scores.items()
         }
-        chosen[arm] = _with(recipe, best, recipe.run.seed)
-    seeds = sorted({seed for _, seed in tuning.trials()})
-    write_json(folder / TUNING, {"rates": list(tuning.rates), "seeds": seeds, "arms": table})
+        tuned[recipe.name] = TunedArm(chosen=best, validation_accuracy=accuracies)
+        chosen[arm] = _with_rate(recipe, best, recipe.run.seed)
+    seeds = tuple(sorted({seed for _, seed in search.trials()}))
+    write_json(folder / TUNING, Tuning(rates=search.rates, seeds=seeds, arms=tuned).model_dump())
     return chosen
 
 
-def _merit(numbers: list[tuple[float, float]]) -> tuple[float, float]:
-    return statistics.fmean(a for a, _ in numbers), -statistics.fmean(loss for _, loss in numbers)
+def _score(found: list[tuple[float, float]]) -> tuple[float, float]:
+    return statistics.fmean(a for a, _ in found), -statistics.fmean(loss for _, loss in found)
 
 
-def _with(recipe: Recipe, rate: float, seed: int) -> Recipe:
+def _with_rate(recipe: Recipe, rate: float, seed: int) -> Recipe:
     optimizer = recipe.optimizer.model_copy(update={"lr": rate})
     return with_seed(recipe.model_copy(update={"optimizer": optimizer}), seed)
+
+
+def _folder_name(rate: float) -> str:
+    return f"lr-{slug(f'{rate:g}')}"

@@ -1,4 +1,4 @@
-"""ImageModel, the base of the zoo, and the layers that its families share."""
+"""ImageModel: the interface of every image classifier here, its normalisation and its feature paths."""
 
 from collections.abc import Sequence
 
@@ -7,11 +7,7 @@ from torch import Tensor, nn
 
 
 def check_normalisation(mean: Sequence[float], std: Sequence[float]) -> None:
-    """Refuse a mean and a standard deviation that cannot belong together.
-
-    Raises:
-        ValueError: The two differ in length, or a deviation is not positive.
-    """
+    """Raise ValueError unless ``mean`` and ``std`` have the same length and every ``std`` is positive."""
     if len(mean) != len(std) or any(not value > 0 for value in std):
         raise ValueError(
             f"mean and std must have one number for each channel, std > 0, got {list(mean)} and {list(std)}"
@@ -19,29 +15,33 @@ def check_normalisation(mean: Sequence[float], std: Sequence[float]) -> None:
 
 
 class ImageModel(nn.Module):
-    """A classifier that knows the mean and standard deviation it was trained with.
+    """Base class of image classifiers that normalise their own input and name their feature maps.
 
-    Student and teacher may have been trained with different ones, so a batch carries plain images and
-    each model normalises them: ``(images - mean) / std`` per channel. The two are settings, not weights:
-    ``state_dict`` does not hold them.
+    Student and teacher may have been trained with different normalisation. A batch therefore holds images
+    in [0, 1], and each model computes ``(images - mean) / std`` per channel. ``mean`` and ``std`` are
+    settings, not weights: they follow the model to a device but are not in its ``state_dict``.
 
-    A model also says where its features are, as dotted paths for :class:`dotkd.features.taps.Taps`:
-    ``stage_paths`` (the output of each stage, in order), ``preact_paths`` (the same in front of the
-    stage's last ReLU; empty where there is none), ``norm_paths`` (for each of these but the stem's the batch
-    norm in front of it; empty where there is not one), ``pooled_path`` (the vector that the classifier
-    gets) and ``classifier_path``.
+    The class attributes are feature paths: dotted paths of submodules, as :class:`dotkd.features.taps.Taps`
+    reads them.
+
+    Attributes:
+        stage_paths: Output of each stage, from the input to the classifier.
+        preact_paths: Each stage's feature map before its last ReLU; empty if the network has none.
+        norm_paths: Batch norm in front of each of ``preact_paths`` except the stem's; empty if there is none.
+        pooled_path: Pooled features, the vector that the classifier receives.
+        classifier_path: The last layer, which returns the logits.
 
     Args:
-        mean: Mean of each channel, or none for 0.
-        std: Standard deviation of each channel, > 0, or none for 1.
+        mean: Mean of each channel; empty for 0.
+        std: Standard deviation of each channel, > 0; empty for 1.
+
+    Raises:
+        ValueError: ``mean`` and ``std`` differ in length, or a standard deviation is not positive.
 
     Example:
         >>> model = ImageModel(mean=(0.5,), std=(0.25,))
         >>> model.normalize(torch.ones(1, 1, 1, 1)).item()
         2.0
-
-    Raises:
-        ValueError: The two differ in length, or a deviation is not positive.
     """
 
     mean: Tensor
@@ -59,63 +59,12 @@ class ImageModel(nn.Module):
             self.register_buffer(name, torch.tensor(values).reshape(-1, 1, 1), persistent=False)
 
     def normalize(self, images: Tensor) -> Tensor:
-        """Normalise a batch.
+        """Normalise a batch of images per channel.
 
         Args:
             images: [B, C, H, W], in [0, 1].
 
         Returns:
-            The same shape; the images as they are where no mean was given.
+            The normalised images, of the same shape; the unchanged images if the model has no mean.
         """
         return (images - self.mean).div_(self.std) if self.mean.numel() else images
-
-
-class GlobalPool(nn.Module):
-    """The mean of each channel: [B, C, H, W] to [B, C], at any height and width."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Average over height and width."""
-        return x.mean(dim=(2, 3))
-
-
-class ChannelShuffle(nn.Module):
-    """Deal the channels of each group out over all groups, so that the next grouped layer mixes them.
-
-    Args:
-        groups: Number of groups; it divides the channels.
-    """
-
-    def __init__(self, groups: int) -> None:
-        super().__init__()
-        self.groups = groups
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Reorder the channels of [B, C, H, W]."""
-        batch, channels, height, width = x.shape
-        dealt = x.reshape(batch, self.groups, channels // self.groups, height, width).transpose(1, 2)
-        return dealt.reshape(batch, channels, height, width)
-
-
-def conv_bn(before: int, after: int, kernel: int = 1, stride: int = 1, groups: int = 1) -> list[nn.Module]:
-    """List a convolution that keeps the size (at stride 1) and its batch norm."""
-    convolution = nn.Conv2d(before, after, kernel, stride, kernel // 2, groups=groups, bias=False)
-    return [convolution, nn.BatchNorm2d(after)]
-
-
-def init_fan_out(model: nn.Module, linear_std: float | None = None) -> None:
-    """Draw the convolutions from a normal distribution with variance ``2 / (kernel² * channels out)``.
-
-    Args:
-        model: The model, changed in place. Biases of convolutions become 0.
-        linear_std: Standard deviation of the linear layers' weights, their biases become 0; none
-            leaves them as torch drew them.
-    """
-    for module in model.modules():
-        if isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-        elif isinstance(module, nn.Linear) and linear_std is not None:
-            nn.init.normal_(module.weight, 0, linear_std)
-        else:
-            continue
-        if module.bias is not None:
-            nn.init.zeros_(module.bias)

@@ -1,4 +1,4 @@
-"""Weights from files into a model: published checkpoints and safetensors. A file is data, never code."""
+"""Loads weights from files, published checkpoints and safetensors, into a model. Files are never executed."""
 
 import pickle
 import re
@@ -13,29 +13,29 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from dotkd.errors import BadInput
-from dotkd.models.external import External
+from dotkd.models.wrap import External
 
-# Where training scripts keep the weights beside the epoch and the optimizer.
+# Keys under which training scripts save the weights; the last is that of our own checkpoints.
 _ENTRIES = ("model", "state_dict", "objective")
-_STUDENT = "student."  # before its names among those of an objective
-_SHOWN = 5
+_STUDENT = "student."  # prefix of the student's weights in "objective"
+_SHOWN = 5  # names that a message lists of each kind
 
 
 def load_weights(model: nn.Module, path: str | Path) -> None:
-    """Fill a model with the weights of a file.
+    """Load the weights of a file into a model.
 
-    A safetensors file, whatever its name, holds the weights themselves. Any other file is one of
-    ``torch.save``: the weights, or a dictionary with them under ``model`` or ``state_dict``, or the
-    checkpoint of a run, of which the student is taken; ``module.`` in front of all names, as parallel
-    training leaves it, is dropped. It is read without running any code in it.
+    A safetensors file is recognised by its name or its content. Any other file must be one of ``torch.save``
+    that holds a ``state_dict``, a dictionary with a ``state_dict`` under ``model`` or ``state_dict``, or the
+    checkpoint of a run, from which the student is taken. The prefix ``module.`` that
+    ``DistributedDataParallel`` leaves is dropped. No code in the file is run.
 
     Args:
-        model: The model, changed in place, and only if all fits.
+        model: The model, changed in place; unchanged if any weight does not fit.
         path: The file.
 
     Raises:
-        BadInput: No such file, no weights in it, code in it, or weights that do not fit: the message
-            names keys that are missing or unexpected, and shapes that differ, at most 5 of each.
+        BadInput: The file does not exist, holds no weights, contains code, or does not fit. The message
+            lists at most 5 missing keys, unexpected keys and different shapes each.
 
     Example:
         >>> import torch
@@ -47,21 +47,21 @@ def load_weights(model: nn.Module, path: str | Path) -> None:
         >>> torch.equal(student.fc.weight, teacher.fc.weight)
         True
     """
-    fill(model, read_weights(path), path)
+    assign_weights(model, read_weights(path), path)
 
 
 def read_weights(path: str | Path, *, objective: bool = False) -> dict[str, Tensor]:
-    """Read the weights of a file, as :func:`load_weights` does.
+    """Read a file as :func:`load_weights` does, onto the CPU.
 
     Args:
         path: The file.
-        objective: Of the checkpoint of a run all weights, with ``student.`` and ``method.`` in front.
+        objective: Return all weights of a run's checkpoint, with the prefixes ``student.`` and ``method.``.
 
     Returns:
-        Name -> tensor, on the CPU.
+        Name -> tensor.
 
     Raises:
-        BadInput: No such file, no weights in it, or code in it.
+        BadInput: The file does not exist, holds no weights, or contains code.
     """
     path = Path(path)
     if not path.is_file():
@@ -72,19 +72,10 @@ def read_weights(path: str | Path, *, objective: bool = False) -> dict[str, Tens
     return weights
 
 
-def fill(model: nn.Module, weights: Mapping[str, Tensor], path: str | Path) -> None:
-    """Fill a model with weights, if all fit.
-
-    Args:
-        model: The model, changed in place.
-        weights: Name -> tensor.
-        path: Where they are from, for the error text.
-
-    Raises:
-        BadInput: Some do not fit; the message names them.
-    """
+def assign_weights(model: nn.Module, weights: Mapping[str, Tensor], path: str | Path) -> None:
+    """Assign weights to a model if all fit; otherwise raise BadInput, which names ``path``."""
     wrong = _differences(model.state_dict(), weights)
-    if wrong and isinstance(model, External):  # its own file names the inner model's keys
+    if wrong and isinstance(model, External):  # the file may be one of the inner model
         inner = {f"model.{name}": tensor for name, tensor in weights.items()}
         if not _differences(model.state_dict(), inner):
             weights, wrong = inner, []
@@ -94,11 +85,11 @@ def fill(model: nn.Module, weights: Mapping[str, Tensor], path: str | Path) -> N
 
 
 def is_safetensors(path: Path) -> bool:
-    """Say whether a file is meant as safetensors: by its name, or because it begins as one."""
+    """Tell whether a file is meant as safetensors, by its suffix or its first bytes."""
     if path.suffix == ".safetensors":
         return True
     with path.open("rb") as file:
-        return file.read(9)[8:] == b"{"  # behind eight bytes of length comes the header, JSON
+        return file.read(9)[8:] == b"{"  # a JSON header after 8 bytes that hold its length
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
@@ -110,7 +101,7 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
 
 def _read_torch(path: Path, objective: bool) -> dict[str, Tensor]:
     try:
-        with torch.serialization.safe_globals(_numbers()):
+        with torch.serialization.safe_globals(_numpy_scalar_types()):
             content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         code = re.search(r"GLOBAL (\S+)", str(error))
@@ -119,33 +110,32 @@ def _read_torch(path: Path, objective: bool) -> dict[str, Tensor]:
         raise BadInput(
             f"{path}: refused, loading it would run code: it names {code[1]}; save the state_dict alone"
         ) from None
-    except Exception as error:  # any bytes may come here, and torch promises no kind of error for them
+    except Exception as error:  # torch raises errors of many types for files of arbitrary bytes
         raise BadInput(f"{path}: not a file of torch.save ({type(error).__name__})") from None
-    return _weights(content, path, objective)
+    return _extract_weights(content, path, objective)
 
 
-def _weights(content: Any, path: Path, objective: bool) -> dict[str, Tensor]:
+def _extract_weights(content: Any, path: Path, objective: bool) -> dict[str, Tensor]:
     if isinstance(content, Mapping):
-        for entry in _ENTRIES:
-            if isinstance(content.get(entry), Mapping):
-                content = content[entry]
-                if entry == "objective" and not objective:
-                    content = {
-                        name.removeprefix(_STUDENT): value
-                        for name, value in content.items()
-                        if str(name).startswith(_STUDENT)
-                    }
-                break
+        entry = next((entry for entry in _ENTRIES if isinstance(content.get(entry), Mapping)), None)
+        content = content if entry is None else content[entry]
+        if entry == "objective" and not objective:
+            content = {
+                name.removeprefix(_STUDENT): value
+                for name, value in content.items()
+                if str(name).startswith(_STUDENT)
+            }
     if not isinstance(content, Mapping) or not content:
         raise BadInput(f"{path}: holds no weights: wanted a state_dict, or one under 'model' or 'state_dict'")
-    strange = [name for name, value in content.items() if not isinstance(value, Tensor)]
-    if strange:
-        raise BadInput(f"{path}: not weights: {_some(map(repr, strange))} in it, which are no tensors")
+    others = [name for name, value in content.items() if not isinstance(value, Tensor)]
+    if others:
+        raise BadInput(f"{path}: not weights: the entries {_first(map(repr, others))} are not tensors")
     return {str(name): value for name, value in content.items()}
 
 
 def _differences(wanted: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> list[str]:
-    # Files from before torch 0.4.1 lack these counters, and torch fills them in.
+    """List missing names, unexpected names and different shapes, each as one clause of a message."""
+    # Files written before torch 0.4.1 lack num_batches_tracked; load_state_dict accepts that.
     missing = [name for name in wanted if name not in given and not name.endswith("num_batches_tracked")]
     unexpected = [name for name in given if name not in wanted]
     shapes = [
@@ -154,17 +144,17 @@ def _differences(wanted: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> l
         if name in given and given[name].shape != tensor.shape
     ]
     found = {"missing": missing, "unexpected": unexpected, "other shape": shapes}
-    return [f"{what}: {_some(names)}" for what, names in found.items() if names]
+    return [f"{kind}: {_first(names)}" for kind, names in found.items() if names]
 
 
-def _some(names: Iterable[str]) -> str:
+def _first(names: Iterable[str]) -> str:
     names = list(names)
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
     return ", ".join(names[:_SHOWN]) + more
 
 
-def _numbers() -> list[Any]:
-    """What a numpy number needs, such as the best accuracy that a script saved beside the weights."""
+def _numpy_scalar_types() -> list[Any]:
+    """Types to allow for numpy scalars, such as the best accuracy that a script saved with the weights."""
     scalar = np.float64(0).__reduce__()[0]
     kinds = {type(np.dtype(kind)) for kind in (np.float64, np.float32, np.int64, np.int32, np.bool_)}
     return [scalar, (scalar, "numpy.core.multiarray.scalar"), np.dtype, *kinds]

@@ -1,235 +1,275 @@
-"""External models behind the zoo's interface: names, feature probing."""
+"""External models behind ImageModel's interface: the wrapper, and the probing that finds feature paths.
 
-import importlib
-import re
+The probes run a network once on example images, to find its classifier and the submodules whose outputs can
+be tapped. :mod:`dotkd.models.external` decides which of them to use for which library.
+"""
+
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field
-from types import ModuleType
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import interpolate
 
-from dotkd.errors import BadInput, missing_extra
+from dotkd.errors import BadInput
 from dotkd.features.shapes import as_vector
 from dotkd.features.taps import INPUT, Taps
-
-PRETRAINED = "@pretrained"
-LIBRARIES = {"timm": "timm", "hf": "transformers"}
-_OWN = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
+from dotkd.models.base import ImageModel
 
 
-def is_external(name: str) -> bool:
-    """Tell whether a name has the form of a model from outside of the zoo; nothing is imported.
+class External(ImageModel):
+    """Wraps any image classifier so that it behaves like a model of the zoo: images in [0, 1] to logits.
+
+    Images are resized if the inner model needs a fixed size, and then normalised. The keys of ``state_dict``
+    are those of the inner model, prefixed with ``model.``.
+
+    Feature paths get the same prefix. A path with a conversion in ``forms`` is replaced by a submodule of
+    ``views``, whose output is the converted feature; the conversion runs only while that submodule is tapped.
 
     Args:
-        name: The name.
-
-    Returns:
-        True for ``timm:NAME``, ``hf:NAME_OR_FOLDER`` and ``module:function``.
+        model: The inner model. It maps images [B, C, H, W] to logits [B, num_classes], or to an object with
+            the attribute ``logits``, as models of transformers do.
+        num_classes: Number of logits.
+        name: Name of the model in error messages.
+        size: (H, W) to which images are resized (bilinear, antialiased); None to keep their size.
+        mean: Mean of each channel; empty for 0.
+        std: Standard deviation of each channel, > 0; empty for 1.
+        stage_paths: Paths in the inner model of the outputs of its stages. This and the following paths
+            may end in ``:input``; :class:`ImageModel` defines them.
+        preact_paths: Paths of the feature maps before the last ReLU of each stage.
+        norm_paths: Paths of the batch norms in front of those.
+        pooled_path: Path of the pooled features.
+        classifier_path: Path of the classifier.
+        forms: Path -> function that converts the inner model's feature to a map [B, C, H, W] or a vector
+            [B, D].
 
     Raises:
-        BadInput: Nothing, or what is no name, after ``timm:`` or ``hf:``.
+        ValueError: ``mean`` and ``std`` differ in length, a standard deviation is not positive, or a path of
+            ``forms`` does not exist.
 
     Example:
-        >>> [is_external(name) for name in ("timm:resnet18@pretrained", "my.nets:small", "resnet8x4")]
-        [True, True, False]
-    """
-    source, _, rest = name.partition(":")
-    if source not in LIBRARIES or ":" not in name:
-        return _OWN.fullmatch(name) is not None
-    bare = rest.removesuffix(PRETRAINED)
-    if not bare.strip() or (source == "timm" and not re.fullmatch(r"[\w.]+", bare)):
-        wanted = {"timm": "'timm:resnet18'", "hf": "'hf:microsoft/resnet-18' or 'hf:FOLDER'"}[source]
-        raise BadInput(f"unknown model {name!r}: wanted such as {wanted}, '{PRETRAINED}' behind it or not")
-    return True
-
-
-def runs_own_code(name: str) -> bool:
-    """Tell whether a name is a ``module:function``, which is imported and called to make the model."""
-    return is_external(name) and name.partition(":")[0] not in LIBRARIES
-
-
-@dataclass(frozen=True)
-class Made:
-    """A model of somebody else, and what is known of it.
-
-    Args:
-        model: The model.
-        options: Size, mean and deviation, as arguments of :class:`~dotkd.models.External`.
-        said: Where it has its features by its own account, likewise.
-        find: The same from what it does with a few prepared images: ``find(model, images)``, in evaluation
-            mode and without a graph. None where it says all.
+        >>> inner = nn.Sequential(nn.Flatten(), nn.Linear(12, 5))
+        >>> model = External(inner, 5, "mine:net", size=(2, 2), mean=[0.5] * 3, std=[0.25] * 3)
+        >>> model(torch.rand(4, 3, 32, 32)).shape
+        torch.Size([4, 5])
+        >>> list(model.state_dict())
+        ['model.1.weight', 'model.1.bias']
     """
 
-    model: nn.Module
-    options: dict[str, Any] = field(default_factory=dict)
-    said: dict[str, Any] = field(default_factory=dict)
-    find: Callable[[nn.Module, Tensor], dict[str, Any]] | None = None
+    def __init__(
+        self,
+        model: nn.Module,
+        num_classes: int,
+        name: str,
+        *,
+        size: tuple[int, int] | None = None,
+        mean: Sequence[float] = (),
+        std: Sequence[float] = (),
+        stage_paths: Sequence[str] = (),
+        preact_paths: Sequence[str] = (),
+        norm_paths: Sequence[str] = (),
+        pooled_path: str = "",
+        classifier_path: str = "",
+        forms: Mapping[str, Callable[[Tensor], Tensor]] | None = None,
+    ) -> None:
+        super().__init__(mean, std)
+        self.model = model
+        self.num_classes = num_classes
+        self.name = name
+        self.size = size
+        forms = forms or {}
+        self.views = nn.ModuleList(View(model, path, form) for path, form in forms.items())
+        views = {path: f"views.{number}" for number, path in enumerate(forms)}
+
+        def outer(path: str) -> str:
+            return views.get(path, f"model.{path}") if path else ""
+
+        self.stage_paths = tuple(map(outer, stage_paths))
+        self.preact_paths = tuple(map(outer, preact_paths))
+        self.norm_paths = tuple(map(outer, norm_paths))
+        self.pooled_path = outer(pooled_path)
+        self.classifier_path = outer(classifier_path)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Classify images.
+
+        Args:
+            images: [B, C, H, W], in [0, 1].
+
+        Returns:
+            Logits [B, num_classes].
+
+        Raises:
+            BadInput: The inner model returned something else; the message names its type or shape.
+        """
+        logits = logits_of(self.model(self.prepare(images)))
+        if isinstance(logits, Tensor) and logits.ndim == 2 and logits.shape[1] == self.num_classes:
+            return logits
+        got = f"a tensor {list(logits.shape)}" if isinstance(logits, Tensor) else type(logits).__name__
+        raise BadInput(f"model {self.name!r} must return logits [B, {self.num_classes}], got {got}")
+
+    def prepare(self, images: Tensor) -> Tensor:
+        """Resize and normalise images for the inner model.
+
+        Args:
+            images: [B, C, H, W], in [0, 1].
+
+        Returns:
+            The input of the inner model, [B, C, H', W'].
+        """
+        if self.size is not None and tuple(images.shape[-2:]) != self.size:
+            images = interpolate(images, self.size, mode="bilinear", antialias=True)
+        return self.normalize(images)
 
 
-def library(name: str) -> ModuleType:
-    """Import the library of a model, or raise the error that says what to install."""
-    extra = name.partition(":")[0]
-    try:
-        return importlib.import_module(LIBRARIES[extra])
-    except ModuleNotFoundError as error:
-        if error.name != LIBRARIES[extra]:
-            raise BadInput(broken(name, error)) from error
-        raise missing_extra(f"model {name!r}", extra) from None
-    except (ImportError, RuntimeError) as error:  # torchvision beside another torch raises the latter
-        raise BadInput(broken(name, error)) from error
+class View(nn.Module):
+    """Converts a feature of another model with ``form``, only while this module itself is tapped."""
+
+    def __init__(self, model: nn.Module, path: str, form: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.path = path
+        self.form = form
+        Taps(model, {path: path})  # raises and lists the nearest paths if this one does not exist
+        source = model.get_submodule(path.removesuffix(INPUT))
+        # Bound methods as lasting hooks survive deep copies and pickling, and torch.compile keeps one graph.
+        if path.endswith(INPUT):
+            source.register_forward_pre_hook(self._take_input)
+        else:
+            source.register_forward_hook(self._take_output)
+
+    def forward(self, feature: Tensor) -> Tensor:
+        """Convert the inner model's feature."""
+        return self.form(feature)
+
+    def _take_input(self, _module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        if self._forward_hooks:
+            self(inputs[0])
+
+    def _take_output(self, _module: nn.Module, _inputs: Any, output: Tensor) -> None:
+        if self._forward_hooks:
+            self(output)
+
+    def extra_repr(self) -> str:
+        """Return the path."""
+        return self.path
 
 
-def broken(name: str, error: Exception) -> str:
-    """Return the message for a model whose library is installed and does not load."""
-    what = f"model {name!r}: {LIBRARIES[name.partition(':')[0]]} is installed, but does not load"
-    return f"{what}: {one_line(error)}; do torch and torchvision belong together?"
-
-
-def one_line(error: Exception) -> str:
-    """Return the text of an error of others as one line."""
-    return " ".join(str(error).split()) or type(error).__name__
-
-
-def per_channel(values: Sequence[float], channels: int) -> list[float]:
-    """Return the numbers for each channel; their mean for each of another number of channels."""
-    return list(values) if len(values) == channels else [sum(values) / len(values)] * channels
+# ---------------------------------------------------------------- probing
 
 
 def logits_of(output: Any) -> Any:
-    """Take the logits out of what a model returned.
-
-    Args:
-        output: A tensor, an output of transformers, or anything else.
-
-    Returns:
-        Its ``logits`` where it has them, else the output itself.
-    """
+    """Return the ``logits`` of a transformers output, and any other output unchanged."""
     return output if isinstance(output, Tensor) else getattr(output, "logits", output)
 
 
-def find_classifier(model: nn.Module, images: Tensor, said: str = "") -> dict[str, Any]:
-    """Find the layer whose output is the logits.
+class _LayerOutput(NamedTuple):
+    path: str
+    vector: Tensor  # averaged over the positions
+    input_ndim: int
 
-    It is the last linear layer or 1x1 convolution of which that is true, at one place or in the mean over
-    all; or the first of several whose mean the logits are, such as those of a distilled transformer.
+
+def find_classifier(model: nn.Module, images: Tensor, declared: str = "") -> dict[str, Any]:
+    """Find the layer that returns the logits, a linear layer or a 1x1 convolution.
 
     Args:
-        model: The model, in evaluation mode.
-        images: What it takes.
-        said: A path that is believed where such a layer is there.
+        model: The network, in evaluation mode.
+        images: Its input.
+        declared: Path that is taken if it is such a layer and runs once.
 
     Returns:
-        ``classifier_path``; ``pooled_path`` and ``forms`` too where the layer does not get a vector. Empty
-        where there is no such layer.
+        Arguments of External: ``classifier_path``, and ``pooled_path`` with a conversion if the layer's input
+        is not a vector. Empty if there is no such layer.
     """
-    ran: list[tuple[str, Tensor, int]] = []  # path, output as a vector, dimensions of the input
+    outputs: list[_LayerOutput] = []
 
-    def hook(path: str, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+    def record(path: str, _layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         if output.ndim in {2, 3, 4}:
-            ran.append((path, as_vector(output), inputs[0].ndim))
+            outputs.append(_LayerOutput(path, as_vector(output), inputs[0].ndim))
 
     with ExitStack() as hooks:
         for path, layer in model.named_modules():
             if isinstance(layer, nn.Linear) or (isinstance(layer, nn.Conv2d) and layer.kernel_size == (1, 1)):
-                hear = layer.register_forward_hook(
-                    lambda _layer, inputs, output, path=path: hook(path, inputs, output)
-                )
-                hooks.enter_context(hear)
+                hooks.enter_context(layer.register_forward_hook(partial(record, path)))
         logits = logits_of(model(images))
-    paths = [path for path, _, _ in ran]
-    path = said if paths.count(said) == 1 else _head(ran, logits)
+    paths = [output.path for output in outputs]
+    path = declared if paths.count(declared) == 1 else _path_of_logits(outputs, logits)
     if paths.count(path) != 1:
         return {}
-    if ran[paths.index(path)][2] == 2:
+    if outputs[paths.index(path)].input_ndim == 2:
         return {"classifier_path": path}
     pooled = path + INPUT
     return {"classifier_path": path, "pooled_path": pooled, "forms": {pooled: as_vector}}
 
 
-def _head(ran: Sequence[tuple[str, Tensor, int]], logits: Tensor) -> str:
-    fitting = [(path, output.to(logits.dtype)) for path, output, _ in ran if output.shape == logits.shape]
-    for path, output in reversed(fitting):
-        if torch.allclose(output, logits):
-            return path
-    for number, (path, _) in enumerate(fitting):
-        several = [output for _, output in fitting[number:]]
-        if torch.allclose(torch.stack(several).mean(0), logits):
-            return path
+def _path_of_logits(outputs: Sequence[_LayerOutput], logits: Tensor) -> str:
+    """Return the last layer that returns the logits, or the first of several whose mean they are (DeiT)."""
+    same_shape = [output for output in outputs if output.vector.shape == logits.shape]
+    vectors = [output.vector.to(logits.dtype) for output in same_shape]
+    equal = [
+        output.path
+        for output, vector in zip(same_shape, vectors, strict=True)
+        if torch.allclose(vector, logits)
+    ]
+    if equal:
+        return equal[-1]
+    for number, output in enumerate(same_shape):
+        if torch.allclose(torch.stack(vectors[number:]).mean(0), logits):
+            return output.path
     return ""
 
 
-def readable(model: nn.Module, images: Tensor, paths: Sequence[str]) -> dict[str, Tensor]:
-    """Read the features at some paths, as far as each is one tensor of one pass.
-
-    Args:
-        model: The model, in evaluation mode.
-        images: What it takes.
-        paths: Dotted paths, as taps have them; what leads nowhere is left out too.
-
-    Returns:
-        Path -> feature, a map, tokens or a vector for each image; those that can be read, in the order given.
-    """
+def readable_features(model: nn.Module, images: Tensor, paths: Sequence[str]) -> dict[str, Tensor]:
+    """Read the features at those of ``paths`` that can be tapped: a map, tokens or a vector per image."""
     try:
         found = Taps(model, {path: path for path in paths})(images)[1]
-    except (RuntimeError, TypeError, ValueError):
+    except (RuntimeError, TypeError, ValueError):  # one of them cannot be tapped: try them one by one
         found = {}
         for path in paths:
             with suppress(RuntimeError, TypeError, ValueError):
                 found.update(Taps(model, {path: path})(images)[1])
-    return {path: it for path, it in found.items() if it.ndim in {2, 3, 4} and len(it) == len(images)}
+    return {
+        path: feature
+        for path, feature in found.items()
+        if feature.ndim in {2, 3, 4} and len(feature) == len(images)
+    }
 
 
-class Heard(NamedTuple):
-    """What went through a model's submodules in one pass, in order; tensors that are gone are not kept."""
+class TensorTrace(NamedTuple):
+    """The tensors that each submodule received first and returned in a pass, in order, as weak references."""
 
-    outputs: list[tuple[str, weakref.ref[Tensor]]]
-    inputs: list[tuple[str, weakref.ref[Tensor]]]
+    received: list[tuple[str, weakref.ref[Tensor]]]
+    returned: list[tuple[str, weakref.ref[Tensor]]]
 
     def path_of(self, tensor: Tensor) -> str:
-        """Say where a tensor can be tapped.
+        """Return the feature path of a tensor of the pass, empty if no submodule received or returned it.
 
-        Args:
-            tensor: One that the pass made.
-
-        Returns:
-            The outermost submodule among those around the first that returned it; where none did, the
-            first that got it, as its input; empty where none did that either.
+        If several nested submodules returned it, the outermost one around the first of them is named.
         """
-        returned = [path for path, output in self.outputs if output() is tensor]
+        returned = [path for path, output in self.returned if output() is tensor]
         if returned:
             around = [path for path in returned if f"{returned[0]}.".startswith(f"{path}.")]
             return min(around, key=len)
-        return next((path + INPUT for path, given in self.inputs if given() is tensor), "")
+        return next((path + INPUT for path, given in self.received if given() is tensor), "")
 
 
 @contextmanager
-def listening(model: nn.Module) -> Iterator[Heard]:
-    """Note which tensors a model's submodules get and return in the passes of this context.
+def trace_tensors(model: nn.Module) -> Iterator[TensorTrace]:
+    """Record which tensors the submodules of a model receive and return inside this context."""
+    trace = TensorTrace([], [])
 
-    Args:
-        model: The model.
+    def record_input(path: str, _module: nn.Module, inputs: tuple[Any, ...]) -> None:
+        if inputs and isinstance(inputs[0], Tensor):
+            trace.received.append((path, weakref.ref(inputs[0])))
 
-    Yields:
-        The notes.
-    """
-    heard = Heard([], [])
-
-    def note(notes: list[tuple[str, weakref.ref[Tensor]]], path: str, value: Any) -> None:
-        if isinstance(value, Tensor):
-            notes.append((path, weakref.ref(value)))
+    def record_output(path: str, _module: nn.Module, _inputs: Any, output: Any) -> None:
+        if isinstance(output, Tensor):
+            trace.returned.append((path, weakref.ref(output)))
 
     with ExitStack() as hooks:
         for path, module in model.named_modules():
-            after = module.register_forward_hook(
-                lambda _module, _inputs, output, path=path: note(heard.outputs, path, output)
-            )
-            before = module.register_forward_pre_hook(
-                lambda _module, inputs, path=path: note(heard.inputs, path, inputs[0] if inputs else None)
-            )
-            hooks.enter_context(after)
-            hooks.enter_context(before)
-        yield heard
+            hooks.enter_context(module.register_forward_pre_hook(partial(record_input, path)))
+            hooks.enter_context(module.register_forward_hook(partial(record_output, path)))
+        yield trace

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from dotkd.errors import BadInput
 from dotkd.features import KINDS
-from dotkd.models.wrap import PRETRAINED, is_external
+from dotkd.models.external import PRETRAINED, is_external
 from dotkd.recipe._messages import lines
 from dotkd.recipe.tables import NO_FOLDERS, Recipe, Teacher, tables
 

@@ -21,8 +21,8 @@ from dotkd.errors import BadInput
 from dotkd.features import KINDS, LIST_KINDS
 from dotkd.methods import create_method, has_teacher, method_options
 from dotkd.models.base import check_normalisation
+from dotkd.models.external import PRETRAINED, is_external
 from dotkd.models.registry import check_model_name
-from dotkd.models.wrap import PRETRAINED, is_external
 from dotkd.optim.checks import check_window
 from dotkd.optim.deepkd import deepkd_momenta
 from dotkd.recipe._messages import lines

@@ -13,7 +13,6 @@ from typing import Any
 import torch
 
 from dotkd import runs
-from dotkd.analysis.cost import energy
 from dotkd.errors import BadInput
 from dotkd.networks import build_teacher, save_student
 from dotkd.recipe import Recipe, differing_keys, recipe_text
@@ -158,10 +157,9 @@ def _epochs(session: Session, folder: Path, on_epoch: Sequence[OnEpoch], on_step
     compile_seconds = compile_step(session) if left else None
     while session.epoch < session.recipe.schedule.epochs:
         before = time.perf_counter()
-        with energy(session.device) as used:
-            metrics = train_epoch(session, on_step)
+        metrics = train_epoch(session, on_step)
         seconds = time.perf_counter() - before  # of learning: arms are not judged alike
-        spent = {"seconds": seconds, "joules": used.joules, "compile_seconds": compile_seconds}
+        spent = {"seconds": seconds, "compile_seconds": compile_seconds}
         found = judge_epoch(session)
         metrics = {"epoch": session.epoch + 1, **metrics, **found.numbers, **spent}
         session.epoch += 1
@@ -196,7 +194,6 @@ def _finish(session: Session, folder: Path, *, test: bool) -> dict[str, Any]:
         "seed": recipe.run.seed,
         "parameters": sum(p.numel() for p in session.deployable.parameters()),
         "seconds": sum(line["seconds"] for line in metrics),
-        "joules": _sum(line["joules"] for line in metrics),
         "compile_seconds": _sum(line.get("compile_seconds") for line in metrics),
         "last": last,
         "best": best,

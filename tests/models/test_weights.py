@@ -1,4 +1,4 @@
-"""Weights out of files: the layouts that exist, and every file that is refused."""
+"""Loading weights: the layouts of files that are accepted, and the files that are refused."""
 
 import os
 from collections import OrderedDict
@@ -120,16 +120,17 @@ def test_a_whole_module_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("content", [[1, 2], torch.zeros(3), {}, 7])
 def test_no_weights(tmp_path: Path, content: Any) -> None:
-    assert refused(tmp_path, content) == (
-        "holds no weights: wanted a state_dict, or one under 'model' or 'state_dict'"
-    )
+    message = refused(tmp_path, content)
+    assert message.startswith("holds no weights: ")
+    assert all(word in message for word in ("state_dict", "'model'", "'state_dict'"))
 
 
-def test_values_that_are_no_tensors(tmp_path: Path) -> None:
+def test_values_that_are_not_tensors(tmp_path: Path) -> None:
     content = {"epoch": 3, "weights": {}, "a": 1, "b": 2, "c": 3, "d": 4}
-    assert refused(tmp_path, content) == (
-        "not weights: 'epoch', 'weights', 'a', 'b', 'c' and 1 more in it, which are no tensors"
-    )
+    message = refused(tmp_path, content)
+    assert message.startswith("not weights: ")
+    assert "'epoch', 'weights', 'a', 'b', 'c' and 1 more" in message
+    assert message.endswith("not tensors")
 
 
 def test_another_number_of_classes(tmp_path: Path) -> None:

@@ -5,22 +5,18 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from dotkd.models.base import ChannelShuffle, GlobalPool, ImageModel, conv_bn
+from dotkd.models.base import ImageModel
+from dotkd.models.zoo.layers import ChannelShuffle, GlobalPool, conv_bn
 
 _STEM = 24
 _BLOCKS = (4, 8, 4)
 
 
 class GroupedBlock(nn.Module):
-    """V1: grouped 1x1, shuffle, depthwise 3x3, grouped 1x1; added to the input, or put in front of it.
+    """V1 block: grouped 1x1, shuffle, depthwise 3x3, grouped 1x1 convolution, and a skip connection.
 
-    With stride 2 the input is averaged and its channels stand behind the new ones.
-
-    Args:
-        before: Channels in.
-        after: Channels out, the input's among them if stride is 2.
-        stride: 1 or 2.
-        groups: Of the 1x1 convolutions; the very first one has a single group.
+    With stride 1 the input is added; with stride 2 the averaged input is concatenated, so ``after`` counts
+    its channels too.
     """
 
     def __init__(self, before: int, after: int, stride: int, groups: int) -> None:
@@ -36,7 +32,7 @@ class GroupedBlock(nn.Module):
         self.preact = nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
-        """Compute [B, after, H', W'] of [B, before, H, W]."""
+        """Compute the block's output."""
         out = self.shuffle(self.bn1(self.conv1(x)).relu())
         out = self.bn3(self.conv3(self.bn2(self.conv2(out)).relu()))
         out = out + x if self.average is None else torch.cat((out, self.average(x)), dim=1)
@@ -45,13 +41,10 @@ class GroupedBlock(nn.Module):
 
 
 class SplitBlock(nn.Module):
-    """V2 at stride 1: half of the channels pass, the other half goes through 1x1, depthwise 3x3, 1x1.
+    """V2 block at stride 1: half of the channels pass, half go through 1x1, depthwise 3x3, 1x1 convolutions.
 
-    The half that passes is positive already, so one ReLU behind both changes nothing and leaves
-    ``preact`` as the whole feature in front of it.
-
-    Args:
-        channels: Channels in and out.
+    The passing half is non-negative already, so one ReLU after the concatenation leaves it unchanged and
+    ``preact`` is the whole feature map before that ReLU.
     """
 
     def __init__(self, channels: int) -> None:
@@ -63,7 +56,7 @@ class SplitBlock(nn.Module):
         self.preact = ChannelShuffle(2)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Compute [B, channels, H, W] of the same shape."""
+        """Compute the block's output."""
         passed, out = x.chunk(2, dim=1)
         out = self.bn2(self.conv2(self.bn1(self.conv1(out)).relu()))
         total: Tensor = self.preact(torch.cat((passed, self.bn3(self.conv3(out))), dim=1))
@@ -71,12 +64,7 @@ class SplitBlock(nn.Module):
 
 
 class DownBlock(nn.Module):
-    """V2 at stride 2: the input goes through two branches, each giving half of the channels.
-
-    Args:
-        before: Channels in.
-        after: Channels out.
-    """
+    """V2 block at stride 2: two branches of convolutions, each with half of the output channels."""
 
     def __init__(self, before: int, after: int) -> None:
         super().__init__()
@@ -89,7 +77,7 @@ class DownBlock(nn.Module):
         self.shuffle = ChannelShuffle(2)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Compute [B, after, H / 2, W / 2] of [B, before, H, W]."""
+        """Compute the block's output."""
         left = self.bn2(self.conv2(self.bn1(self.conv1(x)))).relu()
         right = self.bn4(self.conv4(self.bn3(self.conv3(x)).relu()))
         right = self.bn5(self.conv5(right)).relu()
@@ -98,7 +86,7 @@ class DownBlock(nn.Module):
 
 
 class _ShuffleNet(ImageModel):
-    """What both versions share: the stem, the order of things, the classifier."""
+    """Stem, forward pass and feature paths of both versions."""
 
     stage_paths = ("relu", "layer1", "layer2", "layer3")
     preact_paths = ("relu", *(f"layer{n}.{count - 1}.preact" for n, count in enumerate(_BLOCKS, 1)))
@@ -116,28 +104,20 @@ class _ShuffleNet(ImageModel):
         self.relu = nn.ReLU()
         self.pool = GlobalPool()
 
-    def last(self, x: Tensor) -> Tensor:
-        """Compute what is pooled of the last stage's output: that output itself."""
+    def project(self, x: Tensor) -> Tensor:
+        """Return the feature map that is pooled: the last stage's output."""
         return x
 
     def forward(self, images: Tensor) -> Tensor:
         """Compute logits [B, num_classes] of images [B, C, H, W]."""
         x = self.relu(self.bn1(self.conv1(self.normalize(images))))
         x = self.layer3(self.layer2(self.layer1(x)))
-        logits: Tensor = self.linear(self.pool(self.last(x)))
+        logits: Tensor = self.linear(self.pool(self.project(x)))
         return logits
 
 
 class ShuffleNetV1(_ShuffleNet):
-    """Three stages of grouped blocks, at 3 groups 240, 480 and 960 channels wide.
-
-    Args:
-        num_classes: Logits.
-        image_shape: (C, H, W) of the images; any height and width.
-        mean: Mean of each channel.
-        std: Standard deviation of each channel.
-        widths: Channels of each stage.
-        groups: Of the 1x1 convolutions.
+    """Three stages of grouped blocks; ``widths`` are their channels, for 3 groups by default.
 
     Reference:
         Zhang, Zhou, Lin, Sun: ShuffleNet: An Extremely Efficient Convolutional Neural Network for
@@ -164,14 +144,7 @@ class ShuffleNetV1(_ShuffleNet):
 
 
 class ShuffleNetV2(_ShuffleNet):
-    """Three stages of split blocks and a 1x1 convolution, at width 1 116, 232, 464 and 1024 channels.
-
-    Args:
-        num_classes: Logits.
-        image_shape: (C, H, W) of the images; any height and width.
-        mean: Mean of each channel.
-        std: Standard deviation of each channel.
-        widths: Channels of each stage and of the last convolution.
+    """Three stages of split blocks and a 1x1 convolution; ``widths`` are their channels, for 1x by default.
 
     Reference:
         Ma, Zhang, Zheng, Sun: ShuffleNet V2: Practical Guidelines for Efficient CNN Architecture
@@ -196,7 +169,7 @@ class ShuffleNetV2(_ShuffleNet):
         self.conv2, self.bn2 = conv_bn(before, widths[3])
         self.linear = nn.Linear(widths[3], num_classes)
 
-    def last(self, x: Tensor) -> Tensor:
-        """Compute what is pooled of the last stage's output: a wider 1x1 convolution of it."""
+    def project(self, x: Tensor) -> Tensor:
+        """Widen the last stage's output by a 1x1 convolution before pooling."""
         out: Tensor = self.bn2(self.conv2(x)).relu()
         return out

@@ -1,4 +1,4 @@
-"""Folding: the same outputs and features, in every network of the zoo, and only where nothing is lost."""
+"""Folding batch norms: outputs and features stay the same in the zoo, and no unsafe pair is folded."""
 
 import copy
 
@@ -10,7 +10,7 @@ from dotkd.features.taps import INPUT, Taps
 from dotkd.models import create_model
 from dotkd.models.fold import fold_batch_norm
 
-# Network -> batch norms that do not stand behind a convolution: those that begin a wide block, and the last.
+# Network -> number of batch norms that do not follow a convolution (all in Wide ResNets).
 ZOO = {
     "resnet8x4": 0,
     "wrn_16_1": 7,
@@ -24,7 +24,7 @@ ZOO = {
 
 
 def settled(model):
-    """With statistics and weights of norms that are not the initial ones, which folding would not show."""
+    """Randomise batch norms: with initial statistics and weights, folding would change nothing."""
     torch.manual_seed(0)
     for module in model.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
@@ -51,7 +51,7 @@ def compare(before, after, images):
 
 
 @pytest.mark.parametrize("name", ZOO)
-def test_a_folded_network_says_the_same_and_has_the_same_features(name):
+def test_a_folded_network_has_the_same_logits_and_features(name):
     plain = settled(create_model(name, 10, image_shape=(3, 32, 32), mean=(0.5,) * 3, std=(0.2,) * 3))
     paths = {str(i): path for i, path in enumerate((*plain.stage_paths, *plain.preact_paths)) if path}
     paths["pooled"] = plain.pooled_path or plain.classifier_path + INPUT
@@ -73,7 +73,7 @@ def block(**options):
     ("keep", "folds"),
     [
         ("", True),
-        ("1", True),  # an Identity that returns what the batch norm returned
+        ("1", True),  # an Identity by now, with the batch norm's output
         ("2", True),
         ("2:input", True),
         ("0:input", True),
@@ -81,21 +81,21 @@ def block(**options):
         ("1:input", False),
     ],
 )
-def test_what_is_read_between_the_two_stays(keep, folds):
+def test_a_pair_tapped_in_between_is_not_folded(keep, folds):
     plain = block()
     folded = copy.deepcopy(plain)
     assert fold_batch_norm(folded, keep=[keep]) == folds
     compare(Taps(plain, {"here": keep}), Taps(folded, {"here": keep}), torch.rand(2, 3, 8, 8))
 
 
-def test_a_part_that_ends_between_the_two_keeps_them():
+def test_a_pair_is_not_folded_if_a_tapped_container_ends_in_between():
     plain = settled(nn.Sequential(nn.Sequential(nn.ReLU(), nn.Conv2d(3, 4, 1)), nn.BatchNorm2d(4)))
     assert fold_batch_norm(copy.deepcopy(plain), keep=["0"]) == 0
     assert fold_batch_norm(copy.deepcopy(plain), keep=["0.0"]) == 1
 
 
 @pytest.mark.parametrize("options", [{"bias": False}, {"bias": True}, {"groups": 1, "stride": 2}])
-def test_options_of_the_convolution(options):
+def test_convolution_options(options):
     plain = block(**options)
     folded = copy.deepcopy(plain)
     assert fold_batch_norm(folded) == 1
@@ -103,7 +103,7 @@ def test_options_of_the_convolution(options):
 
 
 class Twice(nn.Module):
-    """Reads the output of its convolution in another way too."""
+    """Reads the convolution's output or weight a second time."""
 
     def __init__(self, how):
         super().__init__()
@@ -123,14 +123,14 @@ class Twice(nn.Module):
 
 
 @pytest.mark.parametrize(("how", "folds"), [("skip", 0), ("again", 0), ("weight", 0), ("shape", 0), ("", 1)])
-def test_a_convolution_that_something_else_reads_stays(how, folds):
+def test_a_convolution_read_twice_is_not_folded(how, folds):
     plain = settled(Twice(how))
     folded = copy.deepcopy(plain)
     assert fold_batch_norm(folded) == folds
     torch.testing.assert_close(folded(torch.ones(2, 3, 4, 4)), plain(torch.ones(2, 3, 4, 4)))
 
 
-def test_what_is_more_than_a_convolution_or_a_batch_norm_stays():
+def test_hooks_parametrisations_and_other_layers_are_not_folded():
     for part, change in (
         (0, lambda conv: conv.register_forward_hook(lambda *_: None)),
         (1, lambda norm: norm.register_forward_pre_hook(lambda *_: None)),
@@ -150,14 +150,14 @@ def test_what_is_more_than_a_convolution_or_a_batch_norm_stays():
     assert fold_batch_norm(nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4)).eval()) == 0
 
 
-def test_a_batch_norm_with_two_names_goes_under_both():
+def test_a_shared_batch_norm_is_replaced_under_both_names():
     net = settled(Twice(""))
     net.other = net.norm
     assert fold_batch_norm(net) == 1
     assert isinstance(net.other, nn.Identity)
 
 
-def test_layout_dtype_and_the_wish_for_gradients_stay():
+def test_layout_dtype_and_requires_grad_stay():
     net = block().double().to(memory_format=torch.channels_last).requires_grad_(False)
     strides = net[0].weight.stride()
     fold_batch_norm(net)
@@ -167,6 +167,6 @@ def test_layout_dtype_and_the_wish_for_gradients_stay():
     assert not any(module.training for module in net.modules())
 
 
-def test_a_network_in_training_mode_is_refused():
+def test_training_mode_is_refused():
     with pytest.raises(ValueError, match=r"needs a model in evaluation mode: call model\.eval\(\) first"):
         fold_batch_norm(block().train())

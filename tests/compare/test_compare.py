@@ -4,12 +4,13 @@ import json
 
 import pytest
 
-from dotkd.compare.run import DEMO, compare
+from dotkd.compare import DEMO, compare
 from dotkd.errors import BadInput, RunFailed
 from dotkd.recipe import load_recipe
 from dotkd.runs import STUDENT, find_runs
 from dotkd.train.loop import train
 
+pytestmark = pytest.mark.slow  # trainings
 TINY = ["schedule.epochs=2"]
 
 
@@ -52,7 +53,7 @@ def test_if_all_fail_there_is_no_report(tmp_path):
     ("names", "text"),
     [
         (["plain", "plain"], "'plain' and 'plain' would share the folder 'plain'"),
-        (["teacher"], "an arm cannot be named 'teacher'"),
+        (["teacher"], "name 'teacher'.*reserved"),
     ],
 )
 def test_arms_need_names_of_their_own(names, text, tmp_path):
@@ -63,7 +64,7 @@ def test_arms_need_names_of_their_own(names, text, tmp_path):
 
 @pytest.mark.parametrize("name", ["Report.html", "report.md", "sweep.json", "tables", "figures", "Tuning"])
 def test_no_arm_lies_where_the_report_goes(name, tmp_path):
-    with pytest.raises(BadInput, match=f"an arm cannot be named '{name}'"):
+    with pytest.raises(BadInput, match=f"name '{name}'.*reserved"):
         compare(arms("plain", overrides=[f"name='{name}'"]), 1, tmp_path / "out")
 
 
@@ -90,14 +91,14 @@ def test_the_demo_compares_the_four_arms_on_noisy_digits():
 
 
 def test_the_seeds_are_the_comparisons_own(tmp_path):
-    with pytest.raises(BadInput, match=r"run\.seed = 7 in 'plain': a comparison counts its seeds itself"):
+    with pytest.raises(BadInput, match=r"run\.seed = 7 in 'plain': must be 0"):
         compare(arms("plain", overrides=["run.seed=7"]), 1, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
 def test_a_stranger_of_the_same_name_and_seed_is_refused_before_anything_is_trained(tmp_path):
     train(arms("plain")[0], tmp_path / "alone")
-    with pytest.raises(BadInput, match="is a run of 'plain', seed 0, already"):
+    with pytest.raises(BadInput, match="already holds 'plain', seed 0"):
         compare(arms("plain"), 1, tmp_path)
     assert not (tmp_path / "plain").exists()
 

@@ -1,25 +1,23 @@
-"""ResNets of CIFAR and ImageNet, and Wide ResNets."""
+"""Residual networks: ResNets for CIFAR and ImageNet, and Wide ResNets."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import pairwise
 
 from torch import Tensor, nn
 
-from dotkd.models.base import GlobalPool, ImageModel, conv_bn, init_fan_out
+from dotkd.models.base import ImageModel
+from dotkd.models.zoo.layers import GlobalPool, conv_bn, init_fan_out
 
 # Depth -> blocks of each of the four stages, and whether they are bottlenecks.
 _IMAGENET_DEPTHS = {18: ((2, 2, 2, 2), False), 34: ((3, 4, 6, 3), False), 50: ((3, 4, 6, 3), True)}
 
 
 class ResidualBlock(nn.Module):
-    """``relu(convolutions(x) + skip(x))``; the sum passes ``preact``, for taps in front of the ReLU.
+    """``relu(convolutions(x) + skip(x))`` with 3x3, 3x3 or, as a bottleneck, 1x1, 3x3, 1x1 convolutions.
 
-    Args:
-        before: Channels in.
-        width: Channels of the 3x3 convolutions; a bottleneck gives out four times as many.
-        stride: Of the first 3x3 convolution.
-        bottleneck: 1x1, 3x3, 1x1 instead of 3x3, 3x3.
-        skip: Name of the projection, which is there where the shapes differ.
+    A bottleneck has ``4 * width`` output channels. The sum passes ``preact``, a tap in front of the ReLU.
+    ``skip`` names the projection, which exists only if input and output differ in shape.
     """
 
     def __init__(self, before: int, width: int, stride: int, bottleneck: bool, skip: str) -> None:
@@ -40,7 +38,7 @@ class ResidualBlock(nn.Module):
         self.preact = nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
-        """Compute [B, after, H', W'] of [B, before, H, W]."""
+        """Compute the block's output."""
         out = x
         for number, (conv, norm) in enumerate(self.pairs):
             out = getattr(self, norm)(getattr(self, conv)(out.relu() if number else out))
@@ -51,17 +49,10 @@ class ResidualBlock(nn.Module):
 class ResNet(ImageModel):
     """A stem and stages of residual blocks; every stage but the first halves the size.
 
-    Args:
-        widths: Channels of the stem and of the 3x3 convolutions of each stage.
-        blocks: Blocks of each stage.
-        bottleneck: Whether they are bottlenecks.
-        large_stem: 7x7 with stride 2 and a max pool, for ImageNet; else 3x3.
-        skip: Name of a block's projection.
-        head: Name of the classifier.
-        num_classes: Logits.
-        image_shape: (C, H, W) of the images; any height and width.
-        mean: Mean of each channel.
-        std: Standard deviation of each channel.
+    ``widths`` are the channels of the stem and of each stage's 3x3 convolutions, ``blocks`` the number of
+    blocks of each stage. ``large_stem`` is ImageNet's, a 7x7 convolution with stride 2 and a max pool,
+    instead of a 3x3 convolution. ``skip`` and ``head`` are the published names of a block's projection and
+    of the classifier.
 
     Reference:
         He, Zhang, Ren, Sun: Deep Residual Learning for Image Recognition. CVPR 2016, arXiv 1512.03385.
@@ -113,57 +104,24 @@ class ResNet(ImageModel):
         return logits
 
 
-def thin_resnet(
-    depth: int,
-    width: int = 1,
-    *,
-    num_classes: int,
-    image_shape: tuple[int, int, int],
-    mean: Sequence[float] = (),
-    std: Sequence[float] = (),
-) -> ResNet:
-    """Make a ResNet of three stages with 16, 32 and 64 channels times ``width``; ``depth`` is 6n + 2."""
+def cifar_resnet(depth: int, width: int = 1) -> Callable[..., ResNet]:
+    """Build ResNets of depth 6n + 2: three stages of 16, 32 and 64 channels, times ``width``."""
     widths = (16 if width == 1 else 8 * width, 16 * width, 32 * width, 64 * width)
-    return ResNet(
-        widths, ((depth - 2) // 6,) * 3, num_classes=num_classes, image_shape=image_shape, mean=mean, std=std
-    )
+    return partial(ResNet, widths, ((depth - 2) // 6,) * 3)
 
 
-def imagenet_resnet(
-    depth: int,
-    large_stem: bool,
-    *,
-    num_classes: int,
-    image_shape: tuple[int, int, int],
-    mean: Sequence[float] = (),
-    std: Sequence[float] = (),
-) -> ResNet:
-    """Make a ResNet of 18, 34 or 50 layers; with the small stem it is the one published for CIFAR."""
+def imagenet_resnet(depth: int, *, large_stem: bool) -> Callable[..., ResNet]:
+    """Build ResNets of depth 18, 34 or 50; with the small stem, as published for CIFAR."""
     blocks, bottleneck = _IMAGENET_DEPTHS[depth]
     skip, head = ("downsample", "fc") if large_stem else ("shortcut", "linear")
-    return ResNet(
-        (64, 64, 128, 256, 512),
-        blocks,
-        bottleneck=bottleneck,
-        large_stem=large_stem,
-        skip=skip,
-        head=head,
-        num_classes=num_classes,
-        image_shape=image_shape,
-        mean=mean,
-        std=std,
-    )
+    widths = (64, 64, 128, 256, 512)
+    return partial(ResNet, widths, blocks, bottleneck=bottleneck, large_stem=large_stem, skip=skip, head=head)
 
 
 class WideBlock(nn.Module):
-    """Two 3x3 convolutions, each behind batch norm and ReLU, plus the input.
+    """Pre-activation block: two 3x3 convolutions, each behind batch norm and ReLU, plus the input.
 
-    Where the number of channels changes, the input is projected as the first batch norm left it.
-
-    Args:
-        before: Channels in.
-        after: Channels out.
-        stride: Of the first convolution.
+    If the number of channels changes, the skip connection projects the first activation instead.
     """
 
     def __init__(self, before: int, after: int, stride: int) -> None:
@@ -172,11 +130,10 @@ class WideBlock(nn.Module):
         self.conv1 = nn.Conv2d(before, after, 3, stride, padding=1, bias=False)
         self.bn2 = nn.BatchNorm2d(after)
         self.conv2 = nn.Conv2d(after, after, 3, padding=1, bias=False)
-        # The name is that of the published files.
         self.convShortcut = nn.Conv2d(before, after, 1, stride, bias=False) if before != after else None
 
     def forward(self, x: Tensor) -> Tensor:
-        """Compute [B, after, H', W'] of [B, before, H, W]."""
+        """Compute the block's output."""
         first = self.bn1(x).relu()
         skip = x if self.convShortcut is None else self.convShortcut(first)
         out: Tensor = self.conv2(self.bn2(self.conv1(first)).relu())
@@ -184,14 +141,7 @@ class WideBlock(nn.Module):
 
 
 class WideStage(nn.Module):
-    """Blocks of one width; they sit under ``layer``, as in the published files.
-
-    Args:
-        blocks: Number of blocks.
-        before: Channels in.
-        after: Channels out.
-        stride: Of the first block.
-    """
+    """Wide blocks of one width, under ``layer`` as in the published checkpoints."""
 
     def __init__(self, blocks: int, before: int, after: int, stride: int) -> None:
         super().__init__()
@@ -199,23 +149,16 @@ class WideStage(nn.Module):
         self.layer = nn.Sequential(WideBlock(before, after, stride), *rest)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Compute [B, after, H', W'] of [B, before, H, W]."""
+        """Compute the stage's output."""
         out: Tensor = self.layer(x)
         return out
 
 
 class WideResNet(ImageModel):
-    """A 3x3 stem and three stages of ``(depth - 4) / 6`` blocks with 16, 32, 64 channels times width.
+    """A 3x3 stem and three stages of 16, 32 and 64 channels times ``width``; the depth is 6n + 4.
 
-    A stage's output is a plain sum: what normalises and rectifies it stands at the entry of the next.
-
-    Args:
-        depth: 6n + 4.
-        width: Factor of the channels.
-        num_classes: Logits.
-        image_shape: (C, H, W) of the images; any height and width.
-        mean: Mean of each channel.
-        std: Standard deviation of each channel.
+    A stage returns a plain sum. Its batch norm and ReLU are the first layers of the next stage, so
+    ``preact_paths`` lead there.
 
     Reference:
         Zagoruyko, Komodakis: Wide Residual Networks. BMVC 2016, arXiv 1605.07146.

@@ -1,13 +1,14 @@
-"""VGG with batch norm, for small images: five blocks of 3x3 convolutions, one linear layer."""
+"""VGG with batch norm for small images: five blocks of 3x3 convolutions and one linear layer."""
 
 from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from dotkd.models.base import GlobalPool, ImageModel, init_fan_out
+from dotkd.models.base import ImageModel
+from dotkd.models.zoo.layers import GlobalPool, init_fan_out
 
 _WIDTHS = (64, 128, 256, 512, 512)
-# Depth -> convolutions of each block. From 11 on the depth still counts three linear layers; one is left.
+# Depth -> convolutions of each block. From 11 on, depth counts three linear layers, though one is left.
 _CONVOLUTIONS = {
     8: (1, 1, 1, 1, 1),
     11: (1, 1, 2, 2, 2),
@@ -18,7 +19,7 @@ _CONVOLUTIONS = {
 
 
 def _block(before: int, after: int, count: int) -> nn.Sequential:
-    """Convolutions with batch norm and ReLUs between them; the last ReLU stands behind the block."""
+    """Return ``count`` convolutions with batch norm and ReLUs between them, without a ReLU at the end."""
     layers: list[nn.Module] = []
     for number in range(count):
         layers += [nn.ReLU()] if number else []
@@ -27,15 +28,9 @@ def _block(before: int, after: int, count: int) -> nn.Sequential:
 
 
 class VGG(ImageModel):
-    """Five blocks; the size halves behind each of the first three, from 64 pixels on behind the fourth.
+    """Five blocks, each followed by a ReLU; max pools halve the size after the first three.
 
-    Args:
-        depth: 8, 11, 13, 16 or 19.
-        num_classes: Logits.
-        image_shape: (C, H, W) of the images; its height says whether to halve behind the fourth block.
-            The network built so takes any height and width.
-        mean: Mean of each channel.
-        std: Standard deviation of each channel.
+    A network built for images at least 64 pixels high halves after the fourth block too.
 
     Reference:
         Simonyan, Zisserman: Very Deep Convolutional Networks for Large-Scale Image Recognition.
@@ -61,7 +56,7 @@ class VGG(ImageModel):
         for number, (after, count) in enumerate(zip(_WIDTHS, _CONVOLUTIONS[depth], strict=True)):
             self.add_module(f"block{number}", _block(before, after, count))
             self.add_module(f"relu{number}", nn.ReLU())
-            # Rounded up, so that an image of any size keeps a pixel.
+            # Rounding up keeps at least one pixel of an image of any size.
             halve = number < 3 or (number == 3 and image_shape[1] >= 64)
             pool = nn.MaxPool2d(2, ceil_mode=True) if halve else nn.Identity()
             self.add_module(f"pool{number}", GlobalPool() if number == 4 else pool)

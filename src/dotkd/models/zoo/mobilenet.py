@@ -1,14 +1,15 @@
-"""MobileNets: V1 for ImageNet, V2 at half width for CIFAR, and V2 as it was published for Tiny-ImageNet."""
+"""MobileNets: V1 for ImageNet, V2 at half width for CIFAR, V2 at full width for Tiny-ImageNet."""
 
 from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from dotkd.models.base import GlobalPool, ImageModel, conv_bn, init_fan_out
+from dotkd.models.base import ImageModel
+from dotkd.models.zoo.layers import GlobalPool, conv_bn, init_fan_out
 
-# V1: channels out and stride of each pair of a depthwise and a pointwise convolution.
+# V1: output channels and stride of each pair of depthwise and pointwise convolution.
 _V1 = [(64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2), *[(512, 1)] * 5, (1024, 2), (1024, 1)]
-# V2: expansion, channels, blocks and stride of each group.
+# V2: expansion, output channels, blocks and stride of each group.
 _V2_CIFAR = (
     (1, 16, 1, 1),
     (6, 24, 2, 1),
@@ -30,13 +31,7 @@ _V2_TINY = (
 
 
 class MobileNetV1(ImageModel):
-    """A stem and thirteen pairs of depthwise 3x3 and pointwise convolution; the size shrinks 32-fold.
-
-    Args:
-        num_classes: Logits.
-        image_shape: (C, H, W) of the images; any height and width.
-        mean: Mean of each channel.
-        std: Standard deviation of each channel.
+    """A stem and thirteen pairs of depthwise 3x3 and pointwise convolution, 32 times smaller at the end.
 
     Reference:
         Howard et al.: MobileNets: Efficient Convolutional Neural Networks for Mobile Vision
@@ -74,14 +69,9 @@ class MobileNetV1(ImageModel):
 
 
 class InvertedResidual(nn.Module):
-    """Widen, filter each channel, narrow; plus the input where the shapes agree.
+    """1x1 convolution to more channels, depthwise 3x3, 1x1 to fewer; plus the input if the shapes agree.
 
-    Args:
-        before: Channels in.
-        after: Channels out.
-        stride: Of the depthwise convolution.
-        expansion: How many times wider the inside is.
-        tiny: As published for Tiny-ImageNet: ReLU6, convolutions with bias, under another name.
+    ``tiny`` is the layout published for Tiny-ImageNet: ReLU6, biased convolutions, ``residual`` as the key.
     """
 
     def __init__(self, before: int, after: int, stride: int, expansion: int, tiny: bool) -> None:
@@ -103,7 +93,7 @@ class InvertedResidual(nn.Module):
         self.residual_link = stride == 1 and before == after
 
     def forward(self, x: Tensor) -> Tensor:
-        """Compute [B, after, H', W'] of [B, before, H, W]."""
+        """Compute the block's output."""
         out: Tensor = getattr(self, self.branch)(x)
         return out + x if self.residual_link else out
 
@@ -111,7 +101,7 @@ class InvertedResidual(nn.Module):
 def _groups(
     before: int, plan: Sequence[tuple[int, int, int, int]], width: float, tiny: bool
 ) -> list[nn.Sequential]:
-    """The groups of inverted residual blocks of a plan."""
+    """Build the groups of inverted residual blocks that ``plan`` lists."""
     groups = []
     for expansion, channels, count, stride in plan:
         group = nn.Sequential()
@@ -126,12 +116,7 @@ def _groups(
 class MobileNetV2(ImageModel):
     """A stem with stride 2 and seven groups of inverted residual blocks, as published for CIFAR.
 
-    Args:
-        width: Factor of all channels but the last layer's.
-        num_classes: Logits.
-        image_shape: (C, H, W) of the images; any height and width.
-        mean: Mean of each channel.
-        std: Standard deviation of each channel.
+    ``width`` scales all channels except those of the last layer.
 
     Reference:
         Sandler, Howard, Zhu, Zhmoginov, Chen: MobileNetV2: Inverted Residuals and Linear Bottlenecks.
@@ -168,15 +153,9 @@ class MobileNetV2(ImageModel):
 
 
 class TinyMobileNetV2(ImageModel):
-    """MobileNetV2 at full width with a 1x1 stem, as published for Tiny-ImageNet.
+    """MobileNetV2 at full width, as published for Tiny-ImageNet.
 
-    The stem pads by a pixel on each side, and the classifier is a 1x1 convolution.
-
-    Args:
-        num_classes: Logits.
-        image_shape: (C, H, W) of the images; any height and width.
-        mean: Mean of each channel.
-        std: Standard deviation of each channel.
+    The stem is a 1x1 convolution with one pixel of padding, the classifier a 1x1 convolution.
 
     Reference:
         Sandler et al.: MobileNetV2, as above; used by Zhao et al.: DOT, ICCV 2023, arXiv 2307.08436.
@@ -201,7 +180,7 @@ class TinyMobileNetV2(ImageModel):
         )
         groups = _groups(stem, _V2_TINY, 1, tiny=True)
         for number, group in enumerate(groups, 1):
-            # A group of one block is the block itself in the published files.
+            # In published checkpoints, a group of one block has no index.
             self.add_module(f"stage{number}", group if len(group) > 1 else group[0])
         self.conv1 = nn.Sequential(nn.Conv2d(_V2_TINY[-1][1], last, 1), nn.BatchNorm2d(last), nn.ReLU6())
         self.pool = GlobalPool()

@@ -14,12 +14,13 @@ import pytest
 from typer.testing import CliRunner
 
 from dotkd.cli import app
+from dotkd.compare import compare
 from dotkd.compare.jobs import Job, provide_teachers, run_jobs
-from dotkd.compare.run import compare
 from dotkd.errors import Diverged, RunFailed
 from dotkd.recipe import load_recipe
 from dotkd.runs import METRICS, STUDENT, is_finished, read_lines
 
+pytestmark = pytest.mark.slow  # trainings
 TINY = ["schedule.epochs=2", "run.threads=1"]
 
 

@@ -1,26 +1,16 @@
-"""Small networks for a CPU: for the quick recipes, the demo and the tests.
-
-Names end in the width: ``small/mlp32`` has 32 hidden units, ``small/cnn16`` starts with 16 channels.
-"""
+"""Small networks that train on a CPU, for the quick recipes, the demo and the tests."""
 
 from collections.abc import Sequence
 from itertools import pairwise
 
 from torch import Tensor, nn
 
-from dotkd.models.base import GlobalPool, ImageModel
+from dotkd.models.base import ImageModel
+from dotkd.models.zoo.layers import GlobalPool
 
 
 class MLP(ImageModel):
-    """One hidden layer: ``logits = W2 relu(W1 flatten(x) + b1) + b2``.
-
-    Args:
-        width: Hidden units.
-        num_classes: Logits.
-        image_shape: (C, H, W) of the images.
-        mean: Mean of each channel.
-        std: Standard deviation of each channel.
-    """
+    """One hidden layer: ``logits = W2 relu(W1 flatten(x) + b1) + b2``."""
 
     stage_paths = ("relu",)
     preact_paths = ("hidden",)
@@ -30,6 +20,7 @@ class MLP(ImageModel):
     def __init__(
         self,
         width: int,
+        *,
         num_classes: int,
         image_shape: tuple[int, int, int],
         mean: Sequence[float] = (),
@@ -48,15 +39,7 @@ class MLP(ImageModel):
 
 
 class CNN(ImageModel):
-    """Three stages of 3x3 convolution with stride 2, batch norm and ReLU, each twice as wide.
-
-    Args:
-        width: Channels of the first stage.
-        num_classes: Logits.
-        image_shape: (C, H, W) of the images; any height and width.
-        mean: Mean of each channel.
-        std: Standard deviation of each channel.
-    """
+    """Three stages of 3x3 convolution with stride 2, batch norm and ReLU, each twice as wide."""
 
     stage_paths = ("stages.0", "stages.1", "stages.2")
     preact_paths = ("stages.0.1", "stages.1.1", "stages.2.1")
@@ -66,6 +49,7 @@ class CNN(ImageModel):
     def __init__(
         self,
         width: int,
+        *,
         num_classes: int,
         image_shape: tuple[int, int, int],
         mean: Sequence[float] = (),

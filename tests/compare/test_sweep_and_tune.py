@@ -1,13 +1,12 @@
-"""Sweeps and tuned rates: what arms they make, what they refuse, and what they leave in the folder."""
+"""Sweeps and tuned learning rates: the arms they make, bad input, and their records in the folder."""
 
 import json
 import re
 
 import pytest
 
-from dotkd.compare.run import compare
-from dotkd.compare.sweep import Sweep, check_arms, parse_sweep, slug, swept
-from dotkd.compare.tune import Tuning, parse_rates
+from dotkd.compare import RateSearch, SweepAxis, compare, parse_rates, parse_sweep, sweep_arms
+from dotkd.compare.arms import check_arms, slug
 from dotkd.errors import BadInput, RunFailed
 from dotkd.recipe import load_recipe
 from dotkd.runs import RESULTS, SWEEP, TUNING, find_runs, read_json
@@ -33,7 +32,7 @@ def arms(*names):
     ],
 )
 def test_a_sweep_is_read(text, keys, values):
-    assert parse_sweep(text) == Sweep(keys, values)
+    assert parse_sweep(text) == SweepAxis(keys, values)
 
 
 @pytest.mark.parametrize(
@@ -49,29 +48,31 @@ def test_what_is_no_sweep_is_refused(text):
 
 
 def test_a_list_is_a_value_too():
-    assert parse_sweep("a.b=[1],[2]").values == (([1],), ([2],))
+    assert parse_sweep("a.b=[1],[2]").points == (([1],), ([2],))
 
 
 def test_recipes_with_the_key_become_an_arm_for_each_value():
-    found, points = swept(arms("plain", "kd", "kd-dot", "kd-control"), parse_sweep("optimizer.delta=0,0.05"))
+    found, sweep = sweep_arms(
+        arms("plain", "kd", "kd-dot", "kd-control"), parse_sweep("optimizer.delta=0,0.05")
+    )
     names = ["KD + DOT, delta 0", "KD + DOT, delta 0.05", "KD control, delta 0", "KD control, delta 0.05"]
     assert [recipe.name for recipe in found] == ["plain", "KD", *names]
-    assert [point.name for point in points] == names
+    assert [arm.name for arm in sweep.arms] == names
     assert [recipe.optimizer.delta for recipe in found[2:]] == [0.0, 0.05, 0.0, 0.05]
     assert len(set(check_arms(found))) == len(found)
 
 
 def test_keys_that_change_together():
-    found, _ = swept(arms("kd"), parse_sweep("method.task_weight:method.distill_weight=0.5:0.5,1:0"))
+    found, _ = sweep_arms(arms("kd"), parse_sweep("method.task_weight:method.distill_weight=0.5:0.5,1:0"))
     assert [(r.method["task_weight"], r.method["distill_weight"]) for r in found] == [(0.5, 0.5), (1.0, 0.0)]
     assert found[0].name == "KD, task_weight 0.5, distill_weight 0.5"
 
 
 def test_values_are_checked_like_the_file():
     with pytest.raises(BadInput, match=r"KD \+ DOT, delta 0\.5: optimizer: .*momentum \+ delta"):
-        swept(arms("kd-dot"), parse_sweep("optimizer.delta=0.5"))
+        sweep_arms(arms("kd-dot"), parse_sweep("optimizer.delta=0.5"))
     with pytest.raises(BadInput, match=r"no recipe has optimizer\.delta"):
-        swept(arms("kd"), parse_sweep("optimizer.delta=0.05"))
+        sweep_arms(arms("kd"), parse_sweep("optimizer.delta=0.05"))
 
 
 def test_names_of_folders_keep_numbers_apart():
@@ -79,6 +80,7 @@ def test_names_of_folders_keep_numbers_apart():
     assert slug("KD + DOT, delta 0.5") != slug("KD + DOT, delta 0.05")
 
 
+@pytest.mark.slow
 def test_a_comparison_with_a_sweep_says_which_arms_are_its_points(tmp_path):
     assert (
         compare(arms("kd", "kd-dot"), 1, tmp_path / "out", sweep=parse_sweep("optimizer.delta=0,0.05")) == []
@@ -91,6 +93,7 @@ def test_a_comparison_with_a_sweep_says_which_arms_are_its_points(tmp_path):
     assert names == {"KD", "KD + DOT, delta 0", "KD + DOT, delta 0.05"}
 
 
+@pytest.mark.slow
 def test_the_baseline_of_a_sweep_over_weights_is_the_recipe_as_it_was(tmp_path):
     weights = parse_sweep("method.task_weight:method.distill_weight=0.5:0.5,0.1:0.9")
     compare(arms("kd"), 1, tmp_path / "out", sweep=weights)
@@ -99,9 +102,10 @@ def test_the_baseline_of_a_sweep_over_weights_is_the_recipe_as_it_was(tmp_path):
     assert told["baseline"] == "KD, task_weight 0.1, distill_weight 0.9"
 
 
+@pytest.mark.slow
 def test_each_arm_gets_the_rate_that_was_best_on_validation(tmp_path):
-    tuning = Tuning((1e-6, 0.05), seeds=2)
-    assert compare(arms("plain", "kd"), 1, tmp_path / "out", tuning=tuning) == []
+    search = RateSearch((1e-6, 0.05), seeds=2)
+    assert compare(arms("plain", "kd"), 1, tmp_path / "out", search=search) == []
     told = read_json(tmp_path / "out" / TUNING)
     assert (told["rates"], told["seeds"]) == ([1e-6, 0.05], [100, 101])
     for name, row in told["arms"].items():
@@ -114,32 +118,34 @@ def test_each_arm_gets_the_rate_that_was_best_on_validation(tmp_path):
         assert run.recipe["optimizer"]["lr"] == 0.05
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out" / "tuning").rglob("results.json")}
     assert len(before) == 8
-    compare(arms("plain", "kd"), 1, tmp_path / "out", tuning=tuning)
+    compare(arms("plain", "kd"), 1, tmp_path / "out", search=search)
     assert before == {path: path.stat().st_mtime_ns for path in before}, "trials were trained again"
 
 
+@pytest.mark.slow
 def test_a_rate_that_diverges_is_out(tmp_path):
-    compare(arms("plain"), 1, tmp_path / "out", tuning=Tuning((0.05, 1e30), seeds=1))
+    compare(arms("plain"), 1, tmp_path / "out", search=RateSearch((0.05, 1e30), seeds=1))
     row = read_json(tmp_path / "out" / TUNING)["arms"]["plain"]
     assert row["chosen"] == 0.05
     assert row["validation_accuracy"]["1e+30"] == []
-    with pytest.raises(RunFailed, match="plain diverged at every one of the rates"):
-        compare(arms("plain"), 1, tmp_path / "bad", tuning=Tuning((1e30,), seeds=1))
+    with pytest.raises(RunFailed, match="plain diverged at every learning rate"):
+        compare(arms("plain"), 1, tmp_path / "bad", search=RateSearch((1e30,), seeds=1))
 
 
 def test_rates_need_validation_images(tmp_path):
     recipe = load_recipe("quick/digits-plain", [*SHORT, "data.validation=0"])
-    with pytest.raises(BadInput, match=r"plain: learning rates are chosen on data\.validation images"):
-        compare([recipe], 1, tmp_path / "out", tuning=Tuning((0.05,)))
+    with pytest.raises(BadInput, match=r"plain: .*data\.validation > 0, got 0"):
+        compare([recipe], 1, tmp_path / "out", search=RateSearch((0.05,)))
 
 
 @pytest.mark.parametrize("text", ["", "a", "0", "-1", "0.1,0.1", "inf", "nan", "0.1,", "0.1,0.10000001"])
 def test_what_are_no_rates(text):
-    with pytest.raises(BadInput, match="wanted different learning rates"):
+    with pytest.raises(BadInput, match="different learning rates > 0"):
         parse_rates(text)
     assert parse_rates("0.1,0.2") == (0.1, 0.2)
 
 
+@pytest.mark.slow
 def test_the_command_line_takes_both(tmp_path, capsys, monkeypatch):
     import sys
 
@@ -156,10 +162,10 @@ def test_the_command_line_takes_both(tmp_path, capsys, monkeypatch):
 
 
 def test_what_cannot_be_tuned_is_said_before_a_teacher_is_trained(tmp_path):
-    tuning = Tuning((0.05, 0.1))
+    search = RateSearch((0.05, 0.1))
     recipe = load_recipe("quick/digits-kd", [*SHORT, "data.validation=0"])
-    with pytest.raises(BadInput, match=r"chosen on data\.validation images, and there are none"):
-        compare([recipe], 1, tmp_path / "out", tuning=tuning)
-    with pytest.raises(BadInput, match=r"both say what the learning rate is"):
-        compare(arms("kd"), 1, tmp_path / "out", tuning=tuning, sweep=parse_sweep("optimizer.lr=0.1,0.2"))
+    with pytest.raises(BadInput, match=r"data\.validation > 0, got 0"):
+        compare([recipe], 1, tmp_path / "out", search=search)
+    with pytest.raises(BadInput, match=r"both set optimizer\.lr"):
+        compare(arms("kd"), 1, tmp_path / "out", search=search, sweep=parse_sweep("optimizer.lr=0.1,0.2"))
     assert not (tmp_path / "out").exists()

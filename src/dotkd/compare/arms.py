@@ -1,0 +1,81 @@
+"""Arms of a comparison: their checks, folder names, seeds and shared teachers."""
+
+import hashlib
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from dotkd.errors import BadInput
+from dotkd.recipe import Recipe, recipe_text
+from dotkd.report.write import FIGURES, MARKDOWN, PAGE
+from dotkd.report.write import FOLDER as TABLES
+from dotkd.runs import RESULTS, SWEEP, TEACHERS, TRIALS, TUNING, find_runs
+from dotkd.train.teacher import check_recipe, teacher_recipe
+
+_RESERVED = (*TEACHERS, TRIALS, RESULTS, SWEEP, TUNING, PAGE, MARKDOWN, TABLES, FIGURES)
+
+
+def check_arms(recipes: Sequence[Recipe]) -> dict[str, Recipe]:
+    """Check the recipes of a comparison before anything is written.
+
+    Args:
+        recipes: The arms.
+
+    Returns:
+        Folder name of each arm -> its recipe.
+
+    Raises:
+        BadInput: There is no recipe, two share a folder, or a recipe is wrong.
+    """
+    if not recipes:
+        raise BadInput("no recipe is given: name at least one, such as quick/digits-kd")
+    arms: dict[str, Recipe] = {}
+    for recipe in recipes:
+        arm = slug(recipe.name)
+        if arm in arms:
+            both = f"{arms[arm].name!r} and {recipe.name!r}"
+            raise BadInput(f"{both} would share the folder {arm!r}: give each arm its own name")
+        if recipe.run.seed:
+            raise BadInput(
+                f"run.seed = {recipe.run.seed} in {recipe.name!r}: must be 0 (--seeds sets the seeds)"
+            )
+        if arm in _RESERVED:
+            raise BadInput(f"name {recipe.name!r}: the folder {arm!r} is reserved, choose another name")
+        arms[arm] = recipe
+    for recipe in recipes:
+        check_recipe(recipe)
+    return arms
+
+
+def check_unclaimed(folder: Path, planned: dict[tuple[str, int], Path]) -> None:
+    """Refuse a folder in which a run with a planned name and seed exists at another place.
+
+    Args:
+        folder: The folder of the comparison.
+        planned: (name, seed) of each planned run -> its folder.
+
+    Raises:
+        BadInput: There is such a run.
+    """
+    for run in find_runs(folder) if folder.is_dir() else []:
+        if not run.is_teacher and planned.get((run.name, run.seed), run.path) != run.path:
+            raise BadInput(f"{run.path} already holds {run.name!r}, seed {run.seed}: give another --output")
+
+
+def teacher_folder(recipe: Recipe, folder: Path) -> Path | None:
+    """Return the folder in which an arm's teacher is trained; equal teacher recipes share it."""
+    teacher = teacher_recipe(recipe)
+    if teacher is None:
+        return None
+    checksum = hashlib.sha256(recipe_text(teacher).encode()).hexdigest()[:8]
+    return folder / "teachers" / f"{slug(teacher.name)}-{checksum}"
+
+
+def with_seed(recipe: Recipe, seed: int) -> Recipe:
+    """Return the recipe with another ``run.seed``."""
+    return recipe.model_copy(update={"run": recipe.run.model_copy(update={"seed": seed})})
+
+
+def slug(name: str) -> str:
+    """Turn a name into a folder name; the point and the sign of numbers stay."""
+    return re.sub(r"[^\w.]+|_+", "-", name.lower()).strip("-.") or "arm"
