@@ -271,7 +271,7 @@ class _Rows(NamedTuple):
 
 def _read_table(path: Path, columns: Mapping[str, str], where: str) -> Any:
     """Read some columns, named by the option that selects them."""
-    arrow, parquet = _library("pyarrow", where), _library("pyarrow.parquet", where)
+    arrow, parquet = _library("pyarrow", str(path)), _library("pyarrow.parquet", str(path))
     try:
         if path.suffix == ".arrow":  # in the library's cache
             table = arrow.ipc.open_stream(arrow.memory_map(str(path))).read_all()
