@@ -157,6 +157,9 @@ def test_images_may_lie_beside_the_table(tmp_path):
     assert np.array_equal(train.pixels[1].numpy(), rgb(picture(1)))
     streamed = load_hub(tmp_path / "files", image_size=5, stream=True, workers=0).train
     assert len(streamed.checksum()) == 16
+    path = tmp_path / "files" / "train" / "bee" / "0.png"
+    picture(7).save(path)
+    assert np.array_equal(load_hub(tmp_path / "files").train.pixels[1].numpy(), rgb(picture(7)))
 
 
 # ---------------------------------------------------------------- the cache and the checksum

@@ -190,22 +190,25 @@ class Encoded(NamedTuple):
         """Decode all images, resized to squares where a size is given; else all must have one size."""
         arrays: Arrays = {"classes": np.array(self.classes)}
         for name, part in (("train", self.train), ("test", self.test)):
-            arrays[f"{name}_pixels"] = self._pixels(part.images, size)
+            arrays[f"{name}_pixels"] = self._pixels(part, size)
             arrays[f"{name}_labels"] = part.labels
         return arrays
 
     def _native_size(self) -> tuple[int, int]:
-        first = self.train.images
-        return self.accepted.size or first.read(first.key(0)).size
+        if self.accepted.size:
+            return self.accepted.size
+        images = self.train.images
+        content = next(content for chunk in images.contents() for content in chunk)
+        return decode(content, images.title(0), self.accepted).size
 
-    def _pixels(self, store: Store, size: int) -> NDArray[np.uint8]:
+    def _pixels(self, part: Part, size: int) -> NDArray[np.uint8]:
         # One loop in one file: calls between files for each of a million images would take longer.
         width, height = (size, size) if size else self._native_size()
-        pixels = np.empty((len(store), 3, height, width), dtype=np.uint8)
+        pixels = np.empty((len(part.labels), 3, height, width), dtype=np.uint8)
         number = 0
         try:
             with _without_warnings():
-                for chunk in store.contents():
+                for chunk in part.images.contents():
                     for content in chunk:
                         image = _decode(content, self.accepted)
                         if size:
@@ -215,7 +218,7 @@ class Encoded(NamedTuple):
                         pixels[number] = to_planes(image)
                         number += 1
         except _Unreadable as error:
-            raise BadInput(f"{store.title(number)} {error}") from error
+            raise BadInput(f"{part.images.title(number)} {error}") from error
         return pixels
 
     def _another_size(self, size: tuple[int, int], wanted: tuple[int, int]) -> str:

@@ -70,8 +70,9 @@ class ImageFiles:
         return decode(key, key)
 
     def contents(self) -> Iterator[list[str]]:
-        """Return all paths, in one chunk."""
-        yield [self.key(number) for number in range(len(self))]
+        """Return all paths, a thousand at a time."""
+        for start in range(0, len(self), 1000):
+            yield [self.key(number) for number in range(start, min(start + 1000, len(self)))]
 
     def fingerprint(self) -> str:
         """Identify the files by name, size and time of change, in their order.

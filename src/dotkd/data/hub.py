@@ -4,8 +4,10 @@ import hashlib
 import importlib
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple, Unpack
 
@@ -80,35 +82,70 @@ def _checksum(path: Path) -> str:
 
 # ---------------------------------------------------------------- the parquet reader
 
+_ROWS = 1000  # read at a time
+
+
+def _is_arrow(path: Path) -> bool:
+    return path.suffix == ".arrow"  # in the cache of the library; all others are parquet files
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """Open a parquet file, or map an Arrow file as a table; errors name the file."""
+    arrow, parquet = _library("pyarrow", str(path)), _library("pyarrow.parquet", str(path))
+    try:
+        if _is_arrow(path):
+            yield arrow.ipc.open_stream(arrow.memory_map(str(path))).read_all()
+        else:
+            with parquet.ParquetFile(path) as file:
+                yield file
+    except (OSError, arrow.ArrowException) as error:
+        kind = path.suffix.removeprefix(".")
+        raise BadInput(f"{path} is broken or no {kind} file: {_first_line(error)}") from error
+
+
+def _schema(path: Path) -> Any:
+    with _opened(path) as file:
+        return file.schema if _is_arrow(path) else file.schema_arrow
+
+
+def _cells(path: Path, column: str) -> Iterator[Any]:
+    """Read a column, array by array."""
+    with _opened(path) as file:
+        if _is_arrow(path):
+            yield from file.column(column).chunks
+        else:
+            for batch in file.iter_batches(_ROWS, columns=[column]):
+                yield batch.column(0)
+
 
 class ArrowImages:
     """Encoded images in a column of parquet or Arrow files; a :class:`dotkd.data.decode.Store`.
 
     Args:
         files: the files, in order.
-        column: a column of bytes, or of structs with the fields ``bytes`` and maybe ``path``.
+        column: a column of bytes, or of structs with the field ``bytes``, in Arrow files or ``path``.
         where: name of the split in messages.
         accepted: formats and modes to accept.
-        cells: the column, where it was read already.
     """
 
-    def __init__(
-        self, files: Sequence[Path], column: str, where: str, accepted: Accepted, cells: Any = None
-    ) -> None:
+    def __init__(self, files: Sequence[Path], column: str, where: str, accepted: Accepted) -> None:
         self._files, self._column, self._where, self._accepted = files, column, where, accepted
-        self._cells = cells
+        self._rows: Any = None
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_cells": None}  # another process opens the files itself
+        return {**self.__dict__, "_rows": None}  # another process opens the files itself
 
-    def _opened(self) -> Any:
-        if self._cells is None:
-            tables = [_read_table(path, {"image_column": self._column}, self._where) for path in self._files]
-            self._cells = _column(tables, self._column, self._where)
-        return self._cells
+    def _by_row(self) -> Any:
+        if self._rows is None:
+            arrow = _library("pyarrow", self._where)
+            self._rows = arrow.chunked_array(
+                [cells for path in self._files for cells in _cells(path, self._column)]
+            )
+        return self._rows
 
     def __len__(self) -> int:
-        return len(self._opened())
+        return len(self._by_row())
 
     def key(self, number: int) -> int:
         """Return the row of an image."""
@@ -120,29 +157,30 @@ class ArrowImages:
 
     def read(self, key: int) -> Image.Image:
         """Decode the image in a row."""
-        return decode(self._content(key, self._opened()[key].as_py()), self.title(key), self._accepted)
+        return decode(self._content(key, self._by_row()[key].as_py()), self.title(key), self._accepted)
 
     def contents(self) -> Iterator[list[bytes]]:
-        """Return the bytes of all images, chunk by chunk of the column."""
+        """Return the bytes of all images, array by array of the column."""
         row = 0
-        for chunk in self._opened().chunks:
-            yield [self._content(row + place, cell) for place, cell in enumerate(chunk.to_pylist())]
-            row += len(chunk)
+        for path in self._files:
+            for cells in _cells(path, self._column):
+                yield [self._content(row + place, cell) for place, cell in enumerate(cells.to_pylist())]
+                row += len(cells)
 
-    def fingerprint(self, sample: int = 1000) -> str:
-        """Identify the images by all sizes and by the bytes of a sample at even distances."""
-        compute, cells = _library("pyarrow.compute", self._where), self._opened()
+    def fingerprint(self) -> str:
+        """Identify the images by all sizes and by the bytes of a thousand of them, at even distances."""
+        compute, cells = _library("pyarrow.compute", self._where), self._by_row()
         encoded = compute.struct_field(cells, "bytes") if cells.type.num_fields else cells
         sizes = compute.fill_null(compute.binary_length(encoded), -1).to_numpy()
         digest = hashlib.sha256(sizes.astype(np.int64).data)
-        for row in np.linspace(0, len(cells) - 1, min(sample, len(cells)), dtype=int).tolist():
+        for row in np.linspace(0, len(cells) - 1, min(_ROWS, len(cells)), dtype=int).tolist():
             digest.update(self._content(row, cells[row].as_py()))
         return digest.hexdigest()
 
     def _content(self, row: int, cell: Any) -> bytes:
         content, path = (cell.get("bytes"), cell.get("path")) if isinstance(cell, dict) else (cell, None)
-        if content is None and path is not None and Path(path).is_file():  # folders of images
-            content = Path(path).read_bytes()
+        if content is None and path and _is_arrow(self._files[0]) and Path(path).is_file():
+            content = Path(path).read_bytes()  # the library keeps folders of images as paths
         if not isinstance(content, bytes):
             raise BadInput(f"{self.title(row)} must hold the bytes of an image file, has none")
         return content
@@ -183,8 +221,14 @@ class _Parquet:
         """Decode all images, or read them from the cache, whose key is the contents of the files."""
         digest = hashlib.sha256(f"{self.image_column} {self.label_column}\n".encode())
         for role in ("train", "test"):
-            for path in self._split(files, role)[1]:
+            where, paths = self._split(files, role)
+            for path in paths:
                 digest.update(f"{role} {_checksum(path)}\n".encode())
+            if _is_arrow(paths[0]):  # which may hold the paths of images instead of their bytes
+                self._check_columns(where, paths)
+                images = ArrowImages(paths, self.image_column, where, self.accepted)
+                for content in chain.from_iterable(images.contents()):
+                    digest.update(content)
         # The number goes up whenever the cached arrays change their form.
         key = f"{self.name}-v1-{digest.hexdigest()}" + (f"-{self.image_size}" if self.image_size else "")
         return cached_images(key, lambda: self._open(files).decode(self.image_size))
@@ -212,8 +256,8 @@ class _Parquet:
 
     def _open(self, files: Files) -> Encoded:
         """Read labels and class names; the images stay encoded."""
-        train, test = (self._rows(*self._split(files, role)) for role in ("train", "test"))
-        names = self._class_names({**train.tables, **test.tables})
+        train, test = (self._read_labels(*self._split(files, role)) for role in ("train", "test"))
+        names = self._class_names([*train.files, *test.files])
         if names is not None:
             known: Sequence[Any] = range(len(names))
         else:
@@ -221,10 +265,14 @@ class _Parquet:
         classes = [str(name) for name in (known if names is None else names)]
         return Encoded(classes, self._part(train, known), self._part(test, known), self.accepted)
 
-    def _rows(self, where: str, paths: list[Path]) -> "_Rows":
-        columns = {"image_column": self.image_column, "label_column": self.label_column}
-        tables = {path: _read_table(path, columns, where) for path in paths}
-        labels = [label for table in tables.values() for label in table.column(self.label_column).to_pylist()]
+    def _read_labels(self, where: str, paths: list[Path]) -> "_Labels":
+        self._check_columns(where, paths)
+        labels = [
+            label
+            for path in paths
+            for cells in _cells(path, self.label_column)
+            for label in cells.to_pylist()
+        ]
         if not labels:
             raise BadInput(f"{where} must have at least one row, got none")
         for row, label in enumerate(labels):
@@ -232,11 +280,26 @@ class _Parquet:
                 raise BadInput(
                     f"{where}, row {row}: {self.label_column} must be a whole number or a text, got {label!r}"
                 )
-        return _Rows(where, tables, labels)
+        return _Labels(where, paths, labels)
 
-    def _class_names(self, tables: dict[Path, Any]) -> list[str] | None:
+    def _check_columns(self, where: str, paths: list[Path]) -> None:
+        for schema in map(_schema, paths):
+            for option in ("image_column", "label_column"):
+                if getattr(self, option) not in schema.names:
+                    raise BadInput(f"{unknown(option, getattr(self, option), schema.names)} in {where}")
+            kind = schema.field(self.image_column).type
+            inner = (
+                kind.field("bytes").type if kind.num_fields and kind.get_field_index("bytes") >= 0 else kind
+            )
+            if str(inner) not in ("binary", "large_binary"):
+                raise BadInput(
+                    f"image_column: {self.image_column!r} must hold the bytes of image files, "
+                    f"holds {kind} in {where}"
+                )
+
+    def _class_names(self, paths: list[Path]) -> list[str] | None:
         """Return the class names in the metadata, which all files must share; None where there are none."""
-        found = {path: _names_in_metadata(table, self.label_column) for path, table in tables.items()}
+        found = {path: _names_in_metadata(_schema(path), self.label_column) for path in paths}
         first, names = next(iter(found.items()))
         for path, others in found.items():
             if others is not None and self.num_classes not in (None, len(set(others))):
@@ -248,62 +311,28 @@ class _Parquet:
                 raise BadInput(f"{path} has other class names than {first}")
         return names
 
-    def _part(self, rows: "_Rows", known: Sequence[Any]) -> Part:
+    def _part(self, read: "_Labels", known: Sequence[Any]) -> Part:
         numbers = {value: number for number, value in enumerate(known)}
-        for row, label in enumerate(rows.labels):
+        for row, label in enumerate(read.labels):
             if label not in numbers:
                 raise BadInput(
-                    f"{rows.where}, row {row}: {self.label_column} must be one of {len(known)} classes, "
+                    f"{read.where}, row {row}: {self.label_column} must be one of {len(known)} classes, "
                     f"{known[0]!r} to {known[-1]!r}, got {label!r}"
                 )
-        cells = _column(rows.tables.values(), self.image_column, rows.where)
-        images = ArrowImages([*rows.tables], self.image_column, rows.where, self.accepted, cells)
-        return Part(images, np.array([numbers[label] for label in rows.labels], dtype=np.int64))
+        images = ArrowImages(read.files, self.image_column, read.where, self.accepted)
+        return Part(images, np.array([numbers[label] for label in read.labels], dtype=np.int64))
 
 
-class _Rows(NamedTuple):
-    """The rows of a split, in the order of its files."""
+class _Labels(NamedTuple):
+    """The labels of a split, as its files have them."""
 
     where: str
-    tables: dict[Path, Any]
+    files: list[Path]
     labels: list[Any]
 
 
-def _read_table(path: Path, columns: Mapping[str, str], where: str) -> Any:
-    """Read some columns, named by the option that selects them."""
-    arrow, parquet = _library("pyarrow", str(path)), _library("pyarrow.parquet", str(path))
-    try:
-        if path.suffix == ".arrow":  # in the library's cache
-            table = arrow.ipc.open_stream(arrow.memory_map(str(path))).read_all()
-            known = table.column_names
-        else:
-            with parquet.ParquetFile(path) as file:
-                table, known = file.read([*columns.values()]), file.schema_arrow.names
-    except (OSError, arrow.ArrowException) as error:
-        kind = path.suffix.removeprefix(".")
-        raise BadInput(f"{path} is broken or no {kind} file: {_first_line(error)}") from error
-    for option, name in columns.items():
-        if name not in known:
-            raise BadInput(f"{unknown(option, name, known)} in {where}")
-    return table
-
-
-def _column(tables: Iterable[Any], name: str, where: str) -> Any:
-    """Join a column of image bytes over files."""
-    arrow = _library("pyarrow", where)
-    parts = [table.column(name) for table in tables]
-    for part in parts:
-        kind = part.type
-        inner = kind.field("bytes").type if kind.num_fields and kind.get_field_index("bytes") >= 0 else kind
-        if str(inner) not in ("binary", "large_binary"):
-            raise BadInput(
-                f"image_column: {name!r} must hold the bytes of image files, holds {kind} in {where}"
-            )
-    return arrow.chunked_array([chunk for part in parts for chunk in part.chunks], parts[0].type)
-
-
-def _names_in_metadata(table: Any, label_column: str) -> list[str] | None:
-    metadata = (table.schema.metadata or {}).get(b"huggingface", b"{}")
+def _names_in_metadata(schema: Any, label_column: str) -> list[str] | None:
+    metadata = (schema.metadata or {}).get(b"huggingface", b"{}")
     try:
         return [str(name) for name in json.loads(metadata)["info"]["features"][label_column]["names"]]
     except (ValueError, KeyError, TypeError):  # not written by the library
