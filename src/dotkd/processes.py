@@ -1,4 +1,4 @@
-"""How processes of our own start and end; what they do belongs to those who start them."""
+"""Starts worker processes without forking this one, and ends them with their parent."""
 
 import multiprocessing
 import os
@@ -7,13 +7,13 @@ from multiprocessing.context import BaseContext
 
 
 def new_context(*preload: str) -> BaseContext:
-    """Choose how processes start: never forked from this one, whose threads could hold a lock for ever.
+    """Return a start method that never forks this process, whose threads could hold a lock for ever.
 
     Args:
-        *preload: Modules that all of them need; loaded once where the system can share them.
+        *preload: modules that all workers need; loaded once where the system can share them.
 
     Returns:
-        What pools and loaders take as their context.
+        The context for pools and data loaders.
     """
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
@@ -23,10 +23,10 @@ def new_context(*preload: str) -> BaseContext:
 
 
 def end_with_parent() -> None:
-    """Have this process end when the one that asked for it does, even by a kill.
+    """Let this worker end with the process that started it, even if that one is killed.
 
-    What pools and loaders watch is the process that forked theirs, here a server, which in turn lives for as
-    long as they do.
+    Pools and data loaders watch the process that forked them instead: here a server, which lives for as
+    long as its workers do.
     """
     parent = multiprocessing.parent_process()
 

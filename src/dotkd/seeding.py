@@ -1,4 +1,4 @@
-"""Named random streams: one seed, independent generators."""
+"""Named random streams: independent generators from one seed."""
 
 import hashlib
 
@@ -8,16 +8,16 @@ from dotkd._validate import check_integer
 
 
 def random_stream(seed: int, name: str) -> torch.Generator:
-    """Make the generator that belongs to a seed and a purpose.
+    """Return the generator of a seed and a purpose.
 
-    Two purposes under one seed get unrelated streams, so that drawing more or less for the one
-    never moves the other: the label noise does not depend on how the split was drawn. The stream
-    starts from the first 63 bits of SHA-256("name:seed"), which is the same on every machine and
-    for every version of Python and torch. Torch's global generator is neither read nor advanced.
+    Purposes under one seed have independent streams: drawing more or fewer numbers for one never
+    changes another. The stream starts from the first 63 bits of SHA-256("name:seed"), the same on
+    every machine and for every version of Python and torch. Torch's global generator is neither read
+    nor advanced.
 
     Args:
-        seed: the seed of the run or of the data; at least 0.
-        name: what the numbers are for, for example ``"data.split"``.
+        seed: seed of the run or of the data; at least 0.
+        name: purpose of the numbers, for example ``"data.split"``.
 
     Returns:
         A fresh CPU generator at the start of its stream.

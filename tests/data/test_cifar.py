@@ -1,17 +1,18 @@
-"""CIFAR-100: the files, the splits, the cache, and what each wrong file is told."""
+"""CIFAR from parquet files and from the pickled batches of its authors: splits, cache, messages."""
 
 import io
 import json
 import os
+import pickle
 import sys
 from collections import Counter
+from functools import cache
 
 import numpy as np
 import pytest
 import torch
 
-from dotkd.data import cifar, load_cifar100
-from dotkd.data.decode import cached
+from dotkd.data import hub, load_cifar, load_cifar10, load_cifar100
 from dotkd.errors import BadInput
 
 pyarrow = pytest.importorskip("pyarrow")
@@ -31,6 +32,11 @@ def encoded(pixels, kind="PNG"):
 
 def random_pixels(count, seed=0):
     return np.random.default_rng(seed).integers(0, 256, (count, 32, 32, 3), dtype=np.uint8)
+
+
+@cache
+def encoded_images(count, seed):
+    return [encoded(pixels) for pixels in random_pixels(count, seed)]
 
 
 def write(path, images, labels, names=NAMES, kind=None):
@@ -55,13 +61,17 @@ def write(path, images, labels, names=NAMES, kind=None):
 def fill(folder, sizes=SIZES, **options):
     folder.mkdir(parents=True, exist_ok=True)
     for seed, (name, count) in enumerate(sizes.items()):
-        images = [encoded(pixels) for pixels in random_pixels(count, seed)]
-        write(folder / f"{name}.parquet", images, [(7 * row) % 100 for row in range(count)], **options)
+        write(
+            folder / f"{name}.parquet",
+            encoded_images(count, seed),
+            [(7 * row) % 100 for row in range(count)],
+            **options,
+        )
     return folder
 
 
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
+@pytest.fixture(autouse=True, name="cache")
+def cache_folder(tmp_path, monkeypatch):
     folder = tmp_path / "cache"
     monkeypatch.setenv("DOTKD_CACHE", str(folder))
     return folder
@@ -84,7 +94,7 @@ def no_decoding(monkeypatch):
     def refuse(*_):
         raise AssertionError("decoded again")
 
-    return lambda: monkeypatch.setattr(cifar, "_decode", refuse)
+    return lambda: monkeypatch.setattr(hub.Encoded, "decode", refuse)
 
 
 def same(a, b):
@@ -264,12 +274,6 @@ def test_a_broken_cache_is_made_anew(small, cache, no_decoding, harm):
     assert same(load_cifar100(small).train, first.train)
 
 
-def test_pickled_objects_in_the_cache_are_not_loaded(cache):
-    cache.mkdir()
-    np.savez(cache / "key.npz", number=np.array([{}], dtype=object))
-    assert cached("key", lambda: {"number": np.ones(1)})["number"].tolist() == [1.0]
-
-
 def test_a_cache_that_cannot_be_written_is_no_error(small, cache):
     cache.write_text("a file where the folder should be", encoding="utf-8")
     assert len(load_cifar100(small).train) == 2
@@ -284,25 +288,6 @@ def test_a_write_that_fails_half_way_leaves_nothing(small, cache, monkeypatch):
     monkeypatch.setattr(np, "savez", full)
     assert len(load_cifar100(small).train) == 2
     assert list(cache.iterdir()) == []
-
-
-def test_two_at_once_both_work(cache):
-    def make():
-        # While the first one works, another one starts and finishes.
-        assert cached("key", lambda: {"x": np.arange(3)})["x"].tolist() == [0, 1, 2]
-        return {"x": np.arange(3)}
-
-    assert cached("key", make)["x"].tolist() == [0, 1, 2]
-    assert [path.name for path in cache.iterdir()] == ["key.npz"]
-
-
-@pytest.mark.skipif(os.name == "nt", reason="HOME does not name the home folder there")
-@pytest.mark.parametrize("value", [None, ""])
-def test_the_cache_is_in_the_home_folder_by_default(tmp_path, monkeypatch, value):
-    monkeypatch.delenv("DOTKD_CACHE") if value is None else monkeypatch.setenv("DOTKD_CACHE", value)
-    monkeypatch.setenv("HOME", str(tmp_path))
-    cached("key", lambda: {"x": np.arange(3)})
-    assert (tmp_path / ".cache" / "dotkd" / "key.npz").exists()
 
 
 # ---------------------------------------------------------------- what is told
@@ -350,8 +335,11 @@ def test_a_missing_column(small, column):
     path = small / "test-0.parquet"
     table = parquet.read_table(path).drop_columns([column])
     parquet.write_table(table, path)
-    has = {"img": "fine_label, coarse_label", "fine_label": "img, coarse_label"}[column]
-    assert refusal(small) == f"{path} must have a column '{column}', has only {has}"
+    has = {"img": "coarse_label, fine_label", "fine_label": "coarse_label, img"}[column]
+    option = {"img": "image_column", "fine_label": "label_column"}[column]
+    told = refusal(small)
+    assert f"unknown {option} {column!r}" in told
+    assert told.endswith(f"(known: {has}) in {small}, split 'test'")
 
 
 @pytest.mark.parametrize("harm", [lambda _: b"", lambda _: b"x" * 99, lambda whole: whole[:-9]])
@@ -370,18 +358,19 @@ def test_a_folder_in_the_place_of_a_file(small):
 @pytest.mark.parametrize(
     ("image", "told"),
     [
-        (b"no image", "is no PNG or WebP image that can be decoded"),
-        (None, "is no PNG or WebP image that can be decoded"),
-        (encoded(random_pixels(1)[0])[:700], "is no PNG or WebP image that can be decoded"),
-        (encoded(random_pixels(1)[0][:16]), "must be 32x32 RGB, got 32x16 RGB"),
-        (encoded(random_pixels(1)[0][:, :, 0]), "must be 32x32 RGB, got 32x32 L"),
+        (b"no image", "is no image that can be decoded (PNG or WebP)"),
+        (None, "must hold the bytes of an image file, has none"),
+        (encoded(random_pixels(1)[0])[:700], "is no image that can be decoded (PNG or WebP)"),
+        (encoded(random_pixels(1)[0], "JPEG"), "is no image that can be decoded (PNG or WebP)"),
+        (encoded(random_pixels(1)[0][:16]), "must be 32x32, got 32x16"),
+        (encoded(random_pixels(1)[0][:, :, 0]), "must have the mode RGB, has the mode L"),
     ],
-    ids=["other", "none", "cut", "size", "grey"],
+    ids=["other", "none", "cut", "JPEG", "size", "grey"],
 )
 def test_a_wrong_image(small, image, told):
     path = small / "train-0.parquet"
     write(path, [encoded(random_pixels(1)[0]), image], [0, 1])
-    assert refusal(small) == f"{path}, row 1: img {told}"
+    assert refusal(small) == f"{small}, split 'train', row 1: img {told}"
 
 
 @pytest.mark.parametrize("label", [-1, 100, None, 1.0])
@@ -391,7 +380,10 @@ def test_a_label_out_of_range(small, label):
     write(path, images, [0, label], kind=pyarrow.float64() if label == 1.0 else None)
     row = 0 if label == 1.0 else 1
     shown = 0.0 if label == 1.0 else label
-    assert refusal(small) == f"{path}, row {row}: fine_label must be an integer from 0 to 99, got {shown!r}"
+    told = refusal(small)
+    assert told.startswith(f"{small}, split 'test', row {row}: fine_label must be ")
+    assert told.endswith(f", got {shown!r}")
+    assert type(label) is not int or "one of 100 classes, 0 to 99" in told
 
 
 def test_other_class_names(small):
@@ -405,12 +397,12 @@ def test_other_class_names(small):
 
 def test_no_rows(small):
     write(small / "train-0.parquet", [], [])
-    assert refusal(small) == f"{small / 'train-0.parquet'} must have at least one row, got none"
+    assert refusal(small) == f"{small}, split 'train' must have at least one row, got none"
 
 
 def test_a_missing_library(small, monkeypatch):
     monkeypatch.setitem(sys.modules, "pyarrow", None)
-    assert refusal(small) == "CIFAR-100 needs the extra 'hub': pip install 'dotkd[hub]'"
+    assert refusal(small) == f"{small / 'train-0.parquet'} needs the extra 'hub': pip install 'dotkd[hub]'"
 
 
 def test_a_missing_library_of_the_hub(tmp_path, monkeypatch):
@@ -437,4 +429,216 @@ def test_a_hub_that_does_not_answer(tmp_path, monkeypatch, error, reason):
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
     assert refusal("data/cifar100") == (
         "root 'data/cifar100' is no folder here, and as a data set of the hub it cannot be loaded: " + reason
+    )
+
+
+# ---------------------------------------------------------------- the pickled batches
+
+
+WANTED = {
+    10: [*(f"data_batch_{number}" for number in range(1, 6)), "test_batch", "batches.meta"],
+    100: ["train", "test", "meta"],
+}
+FOLDER = {10: "cifar-10-batches-py", 100: "cifar-100-python"}
+LABELS_KEY = {10: "labels", 100: "fine_labels"}
+NAMES_KEY = {10: "label_names", 100: "fine_label_names"}
+
+
+def names(classes):
+    return [f"class{number:03d}" for number in range(classes)]
+
+
+def images(seed, count=20):
+    return np.random.default_rng(seed).integers(0, 256, (count, 3072), dtype=np.uint8)
+
+
+def labels(classes, count=20):
+    return [7 * row % classes for row in range(count)]
+
+
+def dump(path, content, protocol=2):
+    path.write_bytes(pickle.dumps(content, protocol))
+
+
+def fill_batches(folder, classes, order="C", protocol=2):
+    """In the layout of the authors, whose keys are bytes to Python 3."""
+    folder = folder / FOLDER[classes]
+    folder.mkdir(parents=True)
+    *batches, meta = WANTED[classes]
+    for seed, name in enumerate(batches):
+        content = {
+            b"batch_label": name.encode(),
+            b"data": np.asarray(images(seed), order=order),
+            LABELS_KEY[classes].encode(): labels(classes),
+            b"filenames": [b"a.png"] * 20,
+        }
+        dump(folder / name, content, protocol)
+    dump(folder / meta, {NAMES_KEY[classes].encode(): [name.encode() for name in names(classes)]}, protocol)
+    return folder
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return fill_batches(tmp_path, 10)
+
+
+@pytest.mark.parametrize("classes", [10, 100])
+@pytest.mark.parametrize(("order", "protocol"), [("C", 2), ("F", 2), ("C", 4)])
+def test_reads_the_planes(tmp_path, classes, order, protocol):
+    splits = load_cifar(fill_batches(tmp_path, classes, order, protocol), classes=classes)
+    count = len(WANTED[classes]) - 2
+    expected = np.concatenate([images(seed) for seed in range(count)]).reshape(-1, 3, 32, 32)
+    assert np.array_equal(splits.train.pixels.numpy(), expected)
+    assert np.array_equal(splits.test.pixels.numpy(), images(count).reshape(-1, 3, 32, 32))
+    assert splits.train.labels.tolist() == labels(classes) * count
+    assert splits.train.classes == splits.test.classes == tuple(names(classes))
+    assert same(load_cifar(tmp_path, classes=classes).train, splits.train)
+
+
+@pytest.mark.parametrize(("classes", "load"), [(10, load_cifar10), (100, load_cifar100)])
+def test_parquet_gives_the_same_splits(tmp_path, classes, load):
+    def png(row):
+        return {"bytes": encoded(row.reshape(3, 32, 32).transpose(1, 2, 0).copy()), "path": None}
+
+    column, sub = {10: ("label", "plain_text"), 100: ("fine_label", "cifar100")}[classes]
+    (tmp_path / "hub" / sub).mkdir(parents=True)
+    features = {column: {"names": names(classes), "_type": "ClassLabel"}}
+    metadata = {"huggingface": json.dumps({"info": {"features": features}})}
+    count = len(WANTED[classes]) - 2
+    for split, seeds in (("train", range(count)), ("test", [count])):
+        rows = [png(row) for seed in seeds for row in images(seed)]
+        table = pyarrow.table({"img": rows, column: labels(classes) * len(seeds)})
+        path = tmp_path / "hub" / sub / f"{split}-00000-of-00001.parquet"
+        parquet.write_table(table.replace_schema_metadata(metadata), path)
+    options = {"validation": 5, "train_images": 10, "label_noise": 0.2, "seed": 3}
+    hub, batches = load(tmp_path / "hub", **options), load(fill_batches(tmp_path, classes), **options)
+    assert all(same(a, b) for a, b in zip(hub, batches, strict=True))
+    assert hub.train.classes == batches.train.classes
+
+
+def refusal_of_batches(folder, classes=10):
+    with pytest.raises(BadInput) as caught:
+        load_cifar(folder, classes=classes)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+class Evil:
+    def __init__(self, *call):
+        self.call = call
+
+    def __reduce__(self):
+        return self.call
+
+
+@pytest.mark.parametrize(
+    ("call", "asked"),
+    [
+        (lambda trace: (os.mkdir, (trace,)), f"{os.name}.mkdir"),
+        (lambda trace: (eval, (f"open({trace!r}, 'w')",)), "__builtin__.eval"),
+        (lambda _: (np.ones(1).dtype.newbyteorder, ()), "__builtin__.getattr"),
+        (lambda trace: (np.load, (trace,)), "numpy.load"),
+    ],
+    ids=["os", "eval", "getattr", "numpy"],
+)
+def test_a_pickle_runs_nothing(tmp_path, folder, call, asked):
+    trace = tmp_path / "trace"
+    path = folder / "data_batch_3"
+    dump(path, {b"data": Evil(*call(str(trace)))})
+    assert refusal_of_batches(folder) == (
+        f"{path} must hold nothing but lists, texts, numbers and arrays; it asks for {asked}, "
+        "which was not run"
+    )
+    assert not trace.exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "asked"),
+    [
+        (b"c_codecs\nencode\n(X\x01\x00\x00\x00aX\x03\x00\x00\x00zip\x86R.", "_codecs.encode to "),
+        (b"c_codecs\nencode\n}b.", "a change of a function"),
+    ],
+)
+def test_what_is_allowed_cannot_be_turned(folder, content, asked):
+    path = folder / "test_batch"
+    path.write_bytes(content.replace(b"(X", b"X"))
+    assert f"it asks for {asked}" in refusal_of_batches(folder)
+
+
+@pytest.mark.parametrize("content", [b"", b"no pickle", pickle.dumps({"data": images(0)}, 2)[:-900]])
+def test_a_broken_pickle(folder, content):
+    path = folder / "data_batch_1"
+    path.write_bytes(content)
+    assert refusal_of_batches(folder).startswith(f"{path} is broken or no batch of CIFAR: ")
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ([1], " must hold a dictionary, got list"),
+        ({}, " must have an entry 'data', has only none"),
+        ({"data": images(0), "a": 1}, " must have an entry 'labels', has only a, data"),
+        ({"data": [1], "labels": []}, ": data must be an array of uint8 [N, 3072]"),
+        ({"data": images(0)[:, 1:], "labels": []}, ": data must be an array of uint8 [N, 3072]"),
+        ({"data": images(0).astype("u2"), "labels": []}, ": data must be an array of uint8 [N, 3072]"),
+        ({"data": np.array([[{}]]), "labels": []}, ": data must be an array of uint8 [N, 3072]"),
+        (
+            {"data": images(0), "labels": [0]},
+            ": labels must be a list of 20 numbers as data has images, got 1",
+        ),
+        (
+            {"data": images(0), "labels": {}},
+            ": labels must be a list of 20 numbers as data has images, got no list",
+        ),
+        (
+            {"data": images(0), "labels": [0, 10] * 10},
+            ", row 1: labels must be an integer from 0 to 9, got 10",
+        ),
+        (
+            {"data": images(0), "labels": [True] * 20},
+            ", row 0: labels must be an integer from 0 to 9, got True",
+        ),
+    ],
+)
+def test_another_batch(folder, content, told):
+    path = folder / "data_batch_2"
+    dump(path, content)
+    assert refusal_of_batches(folder) == f"{path}{told}"
+
+
+@pytest.mark.parametrize(("entry", "got"), [(names(9), 9), (["a"] * 10, 10), (3, 0), ([1] * 10, 10)])
+def test_other_names_in_batches(folder, entry, got):
+    path = folder / "batches.meta"
+    dump(path, {"label_names": entry})
+    assert refusal_of_batches(folder) == (
+        f"{path} must have 10 different class names in label_names, got {got} entries"
+    )
+
+
+def test_batches_without_images(folder):
+    dump(folder / "test_batch", {"data": images(0)[:0], "labels": []})
+    assert refusal_of_batches(folder) == f"{folder / 'test_batch'} must have at least one image, got none"
+
+
+@pytest.mark.parametrize("classes", [10, 100])
+def test_a_missing_batch(tmp_path, classes):
+    folder = fill_batches(tmp_path, classes)
+    (folder / WANTED[classes][-1]).unlink()
+    told = f"{folder} must hold {', '.join(WANTED[classes])}; it lacks {WANTED[classes][-1]}"
+    assert refusal_of_batches(folder, classes) == refusal_of_batches(tmp_path, classes) == told
+
+
+def test_another_number_of_classes(folder):
+    with pytest.raises(ValueError, match="classes must be 10 or 100, got 20"):
+        load_cifar(folder, classes=20)
+
+
+def test_no_such_data(tmp_path):
+    assert refusal_of_batches(tmp_path / "x") == (
+        "root must be a folder with the parquet files of CIFAR-10 or the name of a data set of the hub, such "
+        f"as 'uoft-cs/cifar10'; '{tmp_path / 'x'}' is neither"
+    )
+    assert refusal_of_batches(tmp_path) == (
+        "root must hold train-*.parquet and test-*.parquet, itself or in plain_text/ or data/; "
+        f"{tmp_path} holds nothing"
     )

@@ -1,15 +1,24 @@
-"""Class folders: the images, the splits, the facts, the cache, and what each wrong file is told."""
+"""Class folders, ImageNet and Tiny-ImageNet: images, splits, facts, cache, messages."""
 
+import io
 import os
+import warnings
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from dotkd.data import data_facts, folders, load_data, load_folder
+from dotkd.data import (
+    DataFacts,
+    data_facts,
+    folders,
+    load_data,
+    load_folder,
+    load_imagenet,
+    load_tiny_imagenet,
+)
 from dotkd.data.decode import centre_view
-from dotkd.data.sources import DataFacts
 from dotkd.errors import BadInput
 
 
@@ -45,7 +54,7 @@ def no_decoding(monkeypatch):
     def refuse(*_):
         raise AssertionError("decoded again")
 
-    return lambda: monkeypatch.setattr(folders, "_decode", refuse)
+    return lambda: monkeypatch.setattr(folders.Encoded, "decode", refuse)
 
 
 def rgb(image):
@@ -178,7 +187,7 @@ def test_a_relative_root_may_be_left(mixed, monkeypatch):
     [
         ({"image_size": -1}, "image_size must be an integer of at least 0, got -1"),
         ({"stream": True}, "image_size must be at least 1 for images that are streamed, got 0"),
-        ({"image_size": 8, "workers": 2}, "workers must be left out where images are not streamed, got 2"),
+        ({"image_size": 8, "workers": 2}, "workers must be left out for images that are not streamed, got 2"),
         (
             {"image_size": 8, "stream": True, "workers": -1},
             "workers must be an integer of at least 0, got -1",
@@ -298,3 +307,307 @@ def test_no_parts(root, tmp_path):
     assert data_facts("folder") == data_facts("folder", "")
     with pytest.raises(BadInput, match=r"^root must be a folder with train/ and test/"):
         load_data("folder")
+
+
+# ---------------------------------------------------------------- ImageNet
+
+
+IMAGENET_WNIDS = [f"n{1_000_000 + 37 * number:08d}" for number in range(1000)]
+
+
+def encoded(image, kind="JPEG", **options):
+    file = io.BytesIO()
+    image.save(file, kind, **options)
+    return file.getvalue()
+
+
+@pytest.fixture(scope="module")
+def imagenet(tmp_path_factory):
+    folder, plain = tmp_path_factory.mktemp("imagenet"), encoded(picture(0, 40, 30))
+    for number, wnid in enumerate(reversed(IMAGENET_WNIDS)):
+        for part, name in (("train", f"{wnid}_10026"), ("val", f"ILSVRC2012_val_{number + 1:08d}")):
+            (folder / part / wnid).mkdir(parents=True)
+            (folder / part / wnid / f"{name}.JPEG").write_bytes(plain)
+    (folder / "train" / IMAGENET_WNIDS[2] / f"{IMAGENET_WNIDS[2]}_10027.JPEG").write_bytes(plain)
+    return folder
+
+
+@pytest.fixture
+def first(imagenet):
+    """The first image of training, to be written over; as it was afterwards."""
+    path = imagenet / "train" / IMAGENET_WNIDS[0] / f"{IMAGENET_WNIDS[0]}_10026.JPEG"
+    before = path.read_bytes()
+    yield path
+    path.write_bytes(before)
+
+
+def pixels(data, position):
+    return (data.batch([position]).images[0] * 255).round().byte().numpy()
+
+
+def test_reads_imagenet(imagenet):
+    train, validation, test = load_imagenet(imagenet, workers=0)
+    assert validation is None
+    assert repr(train) == "StreamedImages(1001 images of [3, 224, 224], 1000 classes)"
+    assert (3, 224, 224, len(train.classes)) == data_facts("imagenet")[:4]
+    assert train.classes == test.classes == tuple(IMAGENET_WNIDS)
+    assert train.labels.tolist() == [0, 1, 2, *range(2, 1000)]
+    assert test.labels.tolist() == list(range(1000))
+    with Image.open(imagenet / "val" / IMAGENET_WNIDS[7] / "ILSVRC2012_val_00000993.JPEG") as image:
+        expected = np.asarray(centre_view(image, 224)).transpose(2, 0, 1)
+    assert np.array_equal(pixels(test, 7), expected)
+
+
+def test_imagenet_by_name_with_splits_and_another_size(imagenet):
+    splits = load_data(
+        "imagenet", root=imagenet, image_size=8, workers=0, validation=100, train_images=200, label_noise=0.5
+    )
+    assert [len(part) for part in splits] == [200, 100, 1000]
+    assert splits.validation.batch([0, 1]).images.shape == (2, 3, 8, 8)
+    clean = load_imagenet(imagenet, image_size=8, workers=0, validation=100, train_images=200)
+    assert int((clean.train.labels != splits.train.labels).sum()) == 100
+    assert torch.equal(clean.train.index, splits.train.index)
+
+
+def rotated_note(image):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be shown turned by 90 degrees
+    return encoded(image, exif=exif.tobytes())
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        encoded(picture(0, 40, 30).convert("L")),
+        encoded(picture(0, 40, 30).convert("CMYK")),
+        encoded(picture(0, 40, 30).convert("RGBA"), "PNG"),
+        encoded(picture(0, 40, 30).convert("P"), "PNG", transparency=bytes(range(200))),
+        encoded(picture(0, 40, 30).convert("1"), "PNG"),
+        rotated_note(picture(0, 40, 30)),
+        encoded(picture(0, 40, 30))[:2]
+        + b"\xff\xe1\x00\x10Exif\x00\x00II*\x00\x08\x00\x00"
+        + encoded(picture(0, 40, 30))[2:],
+    ],
+    ids=["grey", "CMYK", "RGBA PNG", "palette", "black and white", "turned", "broken EXIF"],
+)
+def test_what_is_found_in_the_wild(imagenet, first, content):
+    first.write_bytes(content)
+    with warnings.catch_warnings():  # of what the loader says nothing about
+        warnings.simplefilter("ignore")
+        with Image.open(io.BytesIO(content)) as image:
+            expected = np.asarray(centre_view(image.convert("RGB"), 16)).transpose(2, 0, 1)
+    assert np.array_equal(pixels(load_imagenet(imagenet, image_size=16, workers=0).train, 0), expected)
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (encoded(picture(0, 400, 300))[:9000], "is no image that can be decoded (PNG, JPEG, WebP or BMP)"),
+        (b"", "is no image that can be decoded (PNG, JPEG, WebP or BMP)"),
+        (encoded(picture(0, 40, 30), "GIF"), "is no image that can be decoded (PNG, JPEG, WebP or BMP)"),
+        (
+            encoded(Image.fromarray(np.full((5, 6), 40_000, dtype=np.uint16)), "PNG"),
+            "must have 8 bits a channel, has the mode I;16",
+        ),
+    ],
+    ids=["cut", "empty", "GIF", "16 bits"],
+)
+def test_what_cannot_be_read(imagenet, first, content, told):
+    first.write_bytes(content)
+    with pytest.raises(BadInput) as caught:
+        load_imagenet(imagenet, image_size=16, workers=0).train.batch([0])
+    assert str(caught.value) == f"{first} {told}"
+
+
+# ---------------------------------------------------------------- other folders
+
+
+def imagenet_refusal(imagenet, **options):
+    with pytest.raises(BadInput) as caught:
+        load_imagenet(imagenet, **options)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_missing_parts_of_imagenet(imagenet, tmp_path):
+    told = "root must hold train/ and val/, each with 1000 folders, one for each class; "
+    assert imagenet_refusal(tmp_path / "x") == f"{told}{tmp_path / 'x'} is no folder"
+    assert imagenet_refusal(tmp_path) == f"{told}{tmp_path} lacks train/ and val/"
+    (tmp_path / "train").symlink_to(imagenet / "train")
+    assert imagenet_refusal(tmp_path) == f"{told}{tmp_path} lacks val/"
+    (tmp_path / "val").mkdir()
+    (tmp_path / "val" / "ILSVRC2012_val_00000001.JPEG").touch()
+    told = f"{tmp_path / 'val'} must hold 1000 folders, one for each class; it has 0"
+    assert imagenet_refusal(tmp_path) == told
+
+
+def test_other_classes_of_imagenet(imagenet):
+    here, there = imagenet / "val" / IMAGENET_WNIDS[5], imagenet / "val" / "n99999999"
+    here.rename(there)
+    try:
+        assert imagenet_refusal(imagenet) == (
+            f"{imagenet / 'val'} must have the same class folders as {imagenet / 'train'}; "
+            f"it lacks {IMAGENET_WNIDS[5]} and has also n99999999"
+        )
+        here.mkdir()
+        assert imagenet_refusal(imagenet).endswith("must hold 1000 folders, one for each class; it has 1001")
+        here.rmdir()
+    finally:
+        there.rename(here)
+
+
+def test_an_empty_class_of_imagenet(imagenet, first):
+    away = first.rename(first.with_suffix(".txt"))
+    try:
+        told = (
+            f"{first.parent} must hold at least one image (.bmp, .jpeg, .jpg, .png, .webp), holds {away.name}"
+        )
+        assert imagenet_refusal(imagenet) == told
+    finally:
+        away.rename(first)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"image_size": 0}, "image_size must be an integer of at least 1, got 0"),
+        ({"workers": -1}, "workers must be an integer of at least 0, got -1"),
+        ({"seed": -1}, "seed must be an integer of at least 0, got -1"),
+    ],
+)
+def test_imagenet_refuses_other_arguments(imagenet, options, message):
+    with pytest.raises(ValueError, match=message):
+        load_imagenet(imagenet, **options)
+
+
+# ---------------------------------------------------------------- Tiny-ImageNet
+
+
+TINY_WNIDS = [f"n{1_000_000 + 37 * number:08d}" for number in range(200)]
+
+
+def save_tiny(path, mode="RGB", size=64):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    seed = sum(path.name.encode())
+    pixels = np.random.default_rng(seed).integers(0, 256, (size, size, 3), dtype=np.uint8)
+    Image.fromarray(pixels).convert(mode).save(path, "JPEG")
+
+
+@pytest.fixture
+def tiny(tmp_path):
+    folder = tmp_path / "tiny-imagenet-200"
+    lines = []
+    for number, wnid in enumerate(TINY_WNIDS):
+        save_tiny(folder / "train" / wnid / "images" / f"{wnid}_0.JPEG", "L" if number == 3 else "RGB")
+        (folder / "train" / wnid / f"{wnid}_boxes.txt").write_text("", encoding="utf-8")
+        if number < 20:
+            save_tiny(folder / "val" / "images" / f"val_{number}.JPEG", "CMYK" if number == 4 else "RGB")
+            lines.append(f"val_{number}.JPEG\t{TINY_WNIDS[19 - number]}\t0\t0\t62\t62\n")
+    save_tiny(folder / "train" / TINY_WNIDS[0] / "images" / f"{TINY_WNIDS[0]}_1.JPEG")
+    (folder / "wnids.txt").write_text("\n".join(TINY_WNIDS[::-1]) + "\n", encoding="utf-8")
+    words = ["n00000001\tentity\n", *(f"{wnid}\tword {n}, other\n" for n, wnid in enumerate(TINY_WNIDS[:-3]))]
+    words += [f"{wnid}\tcrane\n" for wnid in TINY_WNIDS[-3:-1]]
+    (folder / "words.txt").write_text("".join(words), encoding="utf-8")
+    (folder / "val" / "val_annotations.txt").write_text("".join(lines), encoding="utf-8")
+    return folder
+
+
+def decoded(path):
+    with Image.open(path) as image:
+        return np.asarray(image.convert("RGB")).transpose(2, 0, 1)
+
+
+def test_reads_tiny_imagenet(tiny):
+    train, validation, test = load_tiny_imagenet(tiny)
+    assert validation is None
+    assert (*train.pixels.shape[1:], len(train.classes)) == data_facts("tiny_imagenet")[:4]
+    assert train.labels.tolist() == [0, *range(200)]
+    assert test.labels.tolist() == list(range(19, -1, -1))
+    assert train.classes[0] == "word 0, other"
+    assert train.classes[-3:] == (f"crane ({TINY_WNIDS[-3]})", f"crane ({TINY_WNIDS[-2]})", TINY_WNIDS[-1])
+    grey = decoded(tiny / "train" / TINY_WNIDS[3] / "images" / f"{TINY_WNIDS[3]}_0.JPEG")
+    assert np.array_equal(train.pixels[4].numpy(), grey)
+    assert (grey[0] == grey[2]).all()
+    for number in range(20):
+        expected = decoded(tiny / "val" / "images" / f"val_{number}.JPEG")
+        assert np.array_equal(test.pixels[number].numpy(), expected)
+
+
+def test_the_folder_above_tiny_imagenet_and_its_name(tiny):
+    above = load_data("tiny_imagenet", root=tiny.parent, validation=20, train_images=50, seed=2)
+    here = load_tiny_imagenet(tiny, validation=20, train_images=50, seed=2)
+    for a, b in zip(above, here, strict=True):
+        assert torch.equal(a.pixels, b.pixels)
+        assert torch.equal(a.index, b.index)
+    assert [len(part) for part in here] == [50, 20, 20]
+
+
+def test_decodes_tiny_imagenet_once_and_notices_a_change(tiny, monkeypatch):
+    def refuse(*_):
+        raise AssertionError("decoded again")
+
+    load_tiny_imagenet(tiny)
+    with monkeypatch.context() as patch:
+        patch.setattr(folders.Encoded, "decode", refuse)
+        load_tiny_imagenet(tiny)
+        image, listing = tiny / "val" / "images" / "val_7.JPEG", tiny / "val" / "val_annotations.txt"
+        before = image.stat()
+        os.utime(image, ns=(before.st_atime_ns, before.st_mtime_ns + 1))
+        with pytest.raises(AssertionError, match="decoded again"):
+            load_tiny_imagenet(tiny)
+        os.utime(image, ns=(before.st_atime_ns, before.st_mtime_ns))
+        load_tiny_imagenet(tiny)
+        text, stamp = listing.read_text(encoding="utf-8"), listing.stat()
+        listing.write_text(text.replace(TINY_WNIDS[0], TINY_WNIDS[1]), encoding="utf-8")
+        os.utime(listing, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
+        with pytest.raises(AssertionError, match="decoded again"):
+            load_tiny_imagenet(tiny)
+
+
+def tiny_refusal(tiny):
+    with pytest.raises(BadInput) as caught:
+        load_tiny_imagenet(tiny)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_a_missing_part_of_tiny_imagenet(tiny, tmp_path):
+    told = (
+        "root must be tiny-imagenet-200 as it is distributed, or the folder above, with wnids.txt, "
+        "words.txt, train, val/images, val/val_annotations.txt; "
+    )
+    assert tiny_refusal(tmp_path / "x") == f"{told}{tmp_path / 'x'} is no folder"
+    (tiny / "words.txt").unlink()
+    assert tiny_refusal(tiny) == tiny_refusal(tiny.parent) == f"{told}{tiny} lacks words.txt"
+
+
+def test_wrong_images_of_tiny_imagenet(tiny):
+    path = tiny / "val" / "images" / "val_3.JPEG"
+    save_tiny(path, size=32)
+    assert tiny_refusal(tiny).startswith(f"{path} must be 64x64, got 32x32")
+    path.write_bytes(b"no image")
+    assert tiny_refusal(tiny) == f"{path} is no image that can be decoded (PNG, JPEG, WebP or BMP)"
+    folder = tiny / "train" / TINY_WNIDS[5] / "images"
+    (folder / f"{TINY_WNIDS[5]}_0.JPEG").unlink()
+    assert tiny_refusal(tiny).startswith(f"{folder} must hold at least one image")
+    folder.rmdir()
+    assert tiny_refusal(tiny) == f"{folder} cannot be read: No such file or directory"
+
+
+def test_wrong_lists_of_tiny_imagenet(tiny):
+    listing, images = tiny / "val" / "val_annotations.txt", tiny / "val" / "images"
+    text = listing.read_text(encoding="utf-8")
+    for line, told in (
+        ("val_0.JPEG\tn1", "must name a file and a class of wnids.txt, got 'val_0.JPEG\\tn1'"),
+        (f"val_0.JPEG\t{TINY_WNIDS[0]}", "val_0.JPEG is listed twice"),
+        (f"val_99.JPEG\t{TINY_WNIDS[0]}", f"val_99.JPEG is no file in {images}"),
+    ):
+        listing.write_text(f"{text}{line}\n", encoding="utf-8")
+        assert tiny_refusal(tiny) == f"{listing}, line 21: {told}"
+    listing.write_text("".join(text.splitlines(keepends=True)[:-1]), encoding="utf-8")
+    assert tiny_refusal(tiny) == f"{images / 'val_19.JPEG'} must have a line in {listing}, has none"
+    path = tiny / "wnids.txt"
+    path.write_text("\n".join(TINY_WNIDS[1:]), encoding="utf-8")
+    assert tiny_refusal(tiny) == f"{path} must name 200 different classes, one a line, got 199"
+    path.write_bytes(b"\xff\xfe\xff")
+    assert tiny_refusal(tiny).startswith(f"{path} cannot be read as text: ")

@@ -1,5 +1,7 @@
-"""The in-memory data set: checks, batches, epochs, subsets."""
+"""The batch, and the data set in memory: checks, batches, epochs, subsets, the cache on disk."""
 
+import copy
+import os
 import pickle
 from dataclasses import FrozenInstanceError, replace
 
@@ -9,7 +11,96 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dotkd.data import ImageData
+from dotkd.data import Batch, ImageData
+from dotkd.data.images import cached
+
+
+def make_batch(**changes):
+    parts = {
+        "images": torch.zeros(3, 1, 2, 2),
+        "labels": torch.tensor([0, 1, 2]),
+        "index": torch.tensor([7, 8, 9]),
+    }
+    return Batch(**(parts | changes))
+
+
+def test_batch_carries_what_it_was_given():
+    images, labels, index, view = torch.zeros(2, 3, 4, 4), *torch.arange(6).reshape(3, 2)
+    batch = Batch(images, labels, index, view)
+    assert batch.images is images
+    assert batch.labels is labels
+    assert batch.index is index
+    assert batch.view is view
+    assert len(batch) == 2
+    assert make_batch().view is None
+
+
+def test_batch_is_frozen_and_replaceable():
+    batch = make_batch()
+    with pytest.raises(FrozenInstanceError):
+        batch.labels = torch.zeros(3, dtype=torch.int64)
+    view = torch.tensor([0, 1, 0])
+    assert replace(batch, view=view).view is view
+    assert batch.view is None
+
+
+def test_batch_to_moves_every_tensor_and_casts_only_the_images():
+    moved = make_batch(view=torch.tensor([0, 1, 0])).to("meta", dtype=torch.float16)
+    assert {t.device.type for t in (moved.images, moved.labels, moved.index, moved.view)} == {"meta"}
+    assert moved.images.dtype == torch.float16
+    assert {moved.labels.dtype, moved.index.dtype, moved.view.dtype} == {torch.int64}
+    assert make_batch().to("meta").view is None
+
+
+def test_batch_to_shares_what_is_right_already():
+    batch = make_batch()
+    same = batch.to("cpu")
+    assert same is not batch
+    assert same.images is batch.images
+    assert same.labels is batch.labels
+
+
+@pytest.mark.parametrize("how", [copy.deepcopy, lambda b: pickle.loads(pickle.dumps(b))])
+def test_batch_copies_and_pickles(how):
+    batch = make_batch(view=torch.tensor([0, 1, 0]))
+    again = how(batch)
+    for name in ("images", "labels", "index", "view"):
+        assert torch.equal(getattr(again, name), getattr(batch, name))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"images": torch.zeros(3, 1, 2, 2, dtype=torch.uint8)},
+            r"images must be a floating-point tensor \[B, C, H, W\], got a tensor of uint8 \[3, ",
+        ),
+        ({"images": torch.zeros(3, 4)}, r"images must be .*, got a tensor of float32 \[3, 4\]"),
+        ({"images": [0.0]}, r"images must be .*, got \[0.0\]"),
+        (
+            {"labels": torch.zeros(3)},
+            r"labels must be a tensor of int64 \[3\], got a tensor of float32 \[3\]",
+        ),
+        (
+            {"labels": torch.arange(2)},
+            r"labels must be a tensor of int64 \[3\], got a tensor of int64 \[2\]",
+        ),
+        (
+            {"index": torch.zeros(3, 1, dtype=torch.int64)},
+            r"index must be a tensor of int64 \[3\], got a tensor of int64 \[3, 1\]",
+        ),
+        (
+            {"view": torch.zeros(3, dtype=torch.int32)},
+            r"view must be a tensor of int64 \[3\], got a tensor of int32 \[3\]",
+        ),
+    ],
+)
+def test_batch_refuses_other_parts(changes, message):
+    with pytest.raises(ValueError, match=message):
+        make_batch(**changes)
+
+
+# ---------------------------------------------------------------- in memory
 
 
 def make(count=6, **changes):
@@ -60,6 +151,7 @@ def test_subset_keeps_the_sample_numbers_through_generations():
     assert twice.batch([0]).index.tolist() == [5]
     assert twice.labels.tolist() == [1, 1]
     assert (len(once), len(twice), twice.classes, twice.max_value) == (3, 2, ("even", "odd"), 255)
+    assert once.image_shape == twice.image_shape == (3, 2, 4)
 
 
 def test_sample_numbers_can_be_given():
@@ -175,7 +267,7 @@ def test_an_epoch_read_in_part_leaves_the_generator_in_the_same_place():
         ),
         (
             {"labels": torch.zeros(6, dtype=torch.int64, device="meta")},
-            r"labels must lie where the pixels do \(cpu\), got meta",
+            r"labels must be on the device of the pixels \(cpu\), got meta",
         ),
         ({"max_value": 4}, r"pixels must lie from 0 to 4 \(max_value=4\), got 0 to 5"),
         ({"max_value": 0}, r"max_value must be an integer from 1 to 255, got 0"),
@@ -219,7 +311,7 @@ def test_refuses_other_positions(method, positions, message):
         (0, False, r"batch_size must be an integer of at least 1, got 0"),
         (2.0, False, r"batch_size must be an integer of at least 1, got 2.0"),
         (True, False, r"batch_size must be an integer of at least 1, got True"),
-        (7, True, r"batch_size 7 with drop_last leaves no batch of 6 images; at most 6 would be"),
+        (7, True, r"batch_size must be at most 6 with drop_last, .*, got 7"),
     ],
 )
 def test_refuses_other_batch_sizes_before_the_first_batch(size, drop_last, message):
@@ -230,3 +322,39 @@ def test_refuses_other_batch_sizes_before_the_first_batch(size, drop_last, messa
 def test_whole_numbers_of_numpy_are_welcome():
     assert order(make(), np.int64(4)) == [0, 1, 2, 3, 4, 5]
     assert make().batch(np.array([1, 2])).index.tolist() == [1, 2]
+
+
+# ---------------------------------------------------------------- the cache on disk
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("DOTKD_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def test_pickled_objects_in_the_cache_are_not_loaded(cache):
+    cache.mkdir()
+    np.savez(cache / "key.npz", number=np.array([{}], dtype=object))
+    assert cached("key", lambda: {"number": np.ones(1)})["number"].tolist() == [1.0]
+
+
+def test_two_at_once_both_work(cache):
+    def make():
+        # While the first one works, another one starts and finishes.
+        assert cached("key", lambda: {"x": np.arange(3)})["x"].tolist() == [0, 1, 2]
+        return {"x": np.arange(3)}
+
+    assert cached("key", make)["x"].tolist() == [0, 1, 2]
+    assert [path.name for path in cache.iterdir()] == ["key.npz"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="HOME does not name the home folder there")
+@pytest.mark.parametrize("value", [None, ""])
+def test_the_cache_is_in_the_home_folder_by_default(tmp_path, monkeypatch, value):
+    monkeypatch.delenv("DOTKD_CACHE", raising=False) if value is None else monkeypatch.setenv(
+        "DOTKD_CACHE", value
+    )
+    monkeypatch.setenv("HOME", str(tmp_path))
+    cached("key", lambda: {"x": np.arange(3)})
+    assert (tmp_path / ".cache" / "dotkd" / "key.npz").exists()

@@ -1,25 +1,36 @@
-"""Data: sources of images, and the batch they are handed on in.
+"""Data sets of images by name, their splits, the batches they yield, and batched augmentation.
 
-A source gives ``Splits`` of ``ImageData``, or of ``StreamedImages`` where memory could not hold them;
-both give a ``Batch``. All randomness comes from generators that the caller passes in or from a seed;
-torch's global one is left alone.
+A loader returns ``Splits`` of ``ImageData``, or of ``StreamedImages`` for data sets larger than
+memory; both yield a ``Batch``. All randomness comes from a generator or a seed that the caller passes
+in; torch's global generator is never used.
 """
 
-from dotkd.data.augment import crop_flip
-from dotkd.data.cifar import load_cifar, load_cifar10, load_cifar100
-from dotkd.data.decode import RandomResizedCrop
-from dotkd.data.folders import load_folder, load_imagenet, load_tiny_imagenet
-from dotkd.data.hub import load_hub
+from dotkd.data.augment import Augmentation, RandomResizedCrop, crop_flip
+from dotkd.data.folders import ImageFiles, load_folder, load_imagenet, load_tiny_imagenet
+from dotkd.data.hub import load_cifar, load_cifar10, load_cifar100, load_hub
 from dotkd.data.images import Batch, DataFacts, ImageData, Images
-from dotkd.data.sources import DATA_SETS, data_facts, load_data, load_digits
-from dotkd.data.splits import Splits, add_label_noise
+from dotkd.data.sources import (
+    DataOption,
+    Splits,
+    add_label_noise,
+    data_facts,
+    data_options,
+    data_sets,
+    load_data,
+    load_digits,
+)
 from dotkd.data.streamed import StreamedImages
+
+DATA_SETS: tuple[str, ...] = data_sets()
 
 __all__ = [
     "DATA_SETS",
+    "Augmentation",
     "Batch",
     "DataFacts",
+    "DataOption",
     "ImageData",
+    "ImageFiles",
     "Images",
     "RandomResizedCrop",
     "Splits",
@@ -27,6 +38,7 @@ __all__ = [
     "add_label_noise",
     "crop_flip",
     "data_facts",
+    "data_options",
     "load_cifar",
     "load_cifar10",
     "load_cifar100",

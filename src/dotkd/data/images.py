@@ -1,13 +1,17 @@
-"""Batch, Images (the interface of all data sets) and ImageData (a data set in memory)."""
+"""Images with labels: the batch, the interface of all data sets, the one in memory and its disk cache."""
 
 import hashlib
+import os
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, NamedTuple, Self
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from dotkd._validate import check_int64_vector, check_integer, check_range, describe
@@ -15,24 +19,23 @@ from dotkd._validate import check_int64_vector, check_integer, check_range, desc
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Batch:
-    """Images with their labels, their numbers in the data set and the view that was drawn.
+    """Images with labels, sample numbers and view numbers.
 
-    Images are not normalised: a student and its teacher may have been trained with different
-    means and standard deviations, so each model owns its own. The two integers let others find
-    what they keep about a sample again: ``index`` for a memory with one place for each image,
-    ``index`` and ``view`` together for a cache of teacher outputs, which depend on the
-    augmentation as well.
+    Images are not normalised: a student and its teacher may use different means and standard
+    deviations, so each model owns its own. The two integers identify what is stored per sample:
+    ``index`` addresses a memory with one slot per image; ``index`` and ``view`` together address a
+    cache of teacher outputs, which depend on the augmentation too.
 
     Args:
         images: [B, C, H, W], floating point, in [0, 1].
         labels: [B], int64, class numbers.
         index: [B], int64, sample numbers; they survive every split and shuffle.
-        view: [B], int64, which augmentation was drawn for each image; None where none was, or where
-            there are too many to number.
+        view: [B], int64, number of the augmented view of each image; None for images that are not
+            augmented, or augmented with too many views to number.
 
     Raises:
-        ValueError: if a dtype or a shape is another; the range of the images is not looked at,
-            since that would make the device wait in every step.
+        ValueError: if a dtype or a shape is wrong. The range of the images is not checked, since
+            that would synchronise with the device in every step.
 
     Example:
         >>> batch = Batch(torch.zeros(2, 1, 8, 8), torch.tensor([3, 5]), torch.tensor([40, 7]))
@@ -69,13 +72,12 @@ class Batch:
         """Move the batch to a device.
 
         Args:
-            device: where to.
-            dtype: floating-point type of the images there; None keeps theirs. The integers
-                always stay int64.
-            non_blocking: whether to copy from pinned memory without waiting.
+            device: the device.
+            dtype: floating-point type of the images; None keeps it. The integers stay int64.
+            non_blocking: whether to copy from pinned memory asynchronously.
 
         Returns:
-            A new batch; tensors that are already right are shared, not copied.
+            A new batch; tensors that need no change are shared, not copied.
         """
         view = self.view
         return type(self)(
@@ -86,20 +88,20 @@ class Batch:
         )
 
 
-# From pixels [B, C, H, W], whole numbers, to changed ones and the numbers of their views.
+# Maps the stored pixels [B, C, H, W] of a batch to augmented pixels and their view numbers.
 Augment = Callable[[Tensor], tuple[Tensor, Tensor | None]]
 
 
 class DataFacts(NamedTuple):
-    """What is known of a data set before it is loaded; 0 for what is not.
+    """Shape and size of a data set; 0 for unknown.
 
     Args:
         channels: of an image.
         height: of an image, in pixels.
         width: of an image, in pixels.
-        num_classes: how many classes there are.
-        train_images: how many images there are to train and to validate on.
-        test_images: how many images there are in the test split.
+        num_classes: number of classes.
+        train_images: number of images to train and validate on.
+        test_images: number of images in the test split.
 
     Example:
         >>> facts = DataFacts(1, 8, 8, 10, 1400, 397)
@@ -118,19 +120,19 @@ class DataFacts(NamedTuple):
 class Images(ABC):
     """Images with labels: in memory (:class:`dotkd.data.ImageData`) or streamed from files.
 
-    *Positions* count from 0 in this data set. *Sample numbers* (``index``) are given once, by the
-    source, and stay with an image through every :meth:`subset`; they are what a batch carries.
+    *Positions* count from 0 in this data set. *Sample numbers* (``index``) are assigned once, by the
+    source, and stay with an image through every :meth:`subset`; batches carry them.
 
     Attributes:
         labels: [N], int64, in [0, len(classes)).
-        classes: the names of the classes, all different, in the order of their numbers.
+        classes: class names, all different, in the order of their numbers.
         index: [N], int64, sample numbers, at least 0.
 
     Example:
         >>> from dotkd.data import load_digits
         >>> test = load_digits().test
-        >>> isinstance(test, Images), len(test), test.device
-        (True, 397, device(type='cpu'))
+        >>> isinstance(test, Images), len(test), test.image_shape, test.device
+        (True, 397, (1, 8, 8), device(type='cpu'))
         >>> test.subset([5, 3]).with_labels(torch.tensor([1, 2])).batch([0]).labels
         tensor([1])
     """
@@ -144,8 +146,13 @@ class Images(ABC):
 
     @property
     def device(self) -> torch.device:
-        """Where labels are and batches appear."""
+        """Device of the labels and of the batches."""
         return self.labels.device
+
+    @property
+    @abstractmethod
+    def image_shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of an image."""
 
     @abstractmethod
     def batch(self, positions: Tensor | Sequence[int]) -> Batch:
@@ -156,11 +163,11 @@ class Images(ABC):
                 allowed; B at least 1.
 
         Returns:
-            A batch with float32 images [B, C, H, W] in [0, 1], on the device of the data set, and
-            without a view.
+            A batch with float32 images [B, C, H, W] in [0, 1], on the device of the data set,
+            without view numbers.
 
         Raises:
-            ValueError: if a position lies outside the data set, or there is none.
+            ValueError: if a position lies outside the data set, or none is given.
         """
 
     @abstractmethod
@@ -176,7 +183,7 @@ class Images(ABC):
 
     @abstractmethod
     def with_labels(self, labels: Tensor) -> Self:
-        """Give the same images other labels.
+        """Replace the labels.
 
         Args:
             labels: [N], int64, in [0, len(classes)), on the device of the data set.
@@ -187,18 +194,18 @@ class Images(ABC):
 
     @abstractmethod
     def to(self, device: torch.device | str) -> Self:
-        """Have batches on another device.
+        """Move the data set to a device.
 
         Args:
-            device: where to.
+            device: device of the batches.
 
         Returns:
-            A new data set; tensors that lie there already are shared.
+            A new data set; tensors that are on the device already are shared.
         """
 
     @abstractmethod
     def checksum(self) -> str:
-        """Tell this data set from others, by its images, labels and sample numbers.
+        """Identify the data set by its images, labels and sample numbers.
 
         Returns:
             16 hexadecimal digits, the same on every device.
@@ -213,19 +220,18 @@ class Images(ABC):
         drop_last: bool = False,
         augment: Any = None,
     ) -> Iterator[Batch]:
-        """Go through the data set once.
+        """Iterate over one epoch.
 
-        The order is drawn when the method is called, not at the first batch: what a generator
-        has given away never depends on how far an epoch was read.
+        The order is drawn when the method is called, not at the first batch: the state of the
+        generator never depends on how much of an epoch was read.
 
         Args:
             batch_size: images in a batch, at least 1; the last batch may be smaller.
-            generator: shuffles the epoch and moves on; None goes in order and draws nothing.
-            drop_last: whether to leave out a last batch that is not full.
-            augment: makes, from the pixels [B, C, H, W] of a batch, still whole numbers, as many
-                changed images and the numbers [B], int64, of their views, which become
-                ``Batch.view``, or None for views without numbers. Called for each batch when it is
-                read; a generator of its own keeps its draws apart from the order. See
+            generator: shuffles the epoch and advances; None keeps the order and draws nothing.
+            drop_last: whether to drop a last batch that is not full.
+            augment: maps the pixels [B, C, H, W] of a batch, as they are stored, to augmented pixels
+                and view numbers [B], int64, or None for views without numbers. Called once per
+                batch, when the batch is read; give it a generator of its own. See
                 :func:`dotkd.data.crop_flip`.
 
         Returns:
@@ -233,7 +239,7 @@ class Images(ABC):
 
         Raises:
             ValueError: if ``batch_size`` is not a whole number of at least 1, or if ``drop_last``
-                would leave no batch at all.
+                would leave no batch.
         """
 
     def _order(
@@ -244,11 +250,11 @@ class Images(ABC):
         device: torch.device | str,
     ) -> tuple[Tensor, ...]:
         """Draw an epoch: the positions of each batch, on a device."""
-        size, count = check_integer("batch_size", batch_size, low=1), len(self)
+        count = len(self)
+        size = check_integer("batch_size", batch_size, low=1)
         if drop_last and size > count:
             raise ValueError(
-                f"batch_size {size} with drop_last leaves no batch of {count} images; "
-                f"at most {count} would be right"
+                f"batch_size must be at most {count} with drop_last, the number of images, got {size}"
             )
         if generator is None:
             order = torch.arange(count)
@@ -257,26 +263,16 @@ class Images(ABC):
         return torch.split(order[: count - count % size if drop_last else count].to(device), size)
 
     def _positions(self, positions: Tensor | Sequence[int]) -> Tensor:
-        chosen = torch.as_tensor(positions, device=self.device)
+        chosen, count = torch.as_tensor(positions, device=self.device), len(self)
         if chosen.numel() == 0:
             raise ValueError("positions must name at least one image, got none")
         check_int64_vector("positions", chosen)
-        check_range("positions", chosen, len(self) - 1, f"{len(self)} images")
+        check_range("positions", chosen, count - 1, f"{count} images")
         return chosen
 
 
 def check_classes(classes: Sequence[str]) -> tuple[str, ...]:
-    """Accept names that are all different, at least one.
-
-    Args:
-        classes: what the caller passed in.
-
-    Returns:
-        The names.
-
-    Raises:
-        ValueError: for anything else.
-    """
+    """Accept at least one class name, all different."""
     names = (classes,) if isinstance(classes, str) else tuple(classes)
     if isinstance(classes, str) or not names or not all(isinstance(name, str) for name in names):
         raise ValueError(f"classes must be a sequence of at least one name, got {classes!r}")
@@ -286,18 +282,8 @@ def check_classes(classes: Sequence[str]) -> tuple[str, ...]:
     return names
 
 
-def check_labels(labels: Any, index: Any, classes: Sequence[str], *, count: int) -> None:
-    """Accept labels and sample numbers that fit a number of images and of classes.
-
-    Args:
-        labels: what the caller passed in.
-        index: likewise.
-        classes: the names.
-        count: how many images there are.
-
-    Raises:
-        ValueError: for anything else.
-    """
+def check_samples(labels: Any, index: Any, classes: Sequence[str], *, count: int) -> None:
+    """Accept labels and sample numbers that fit the number of images and of classes."""
     check_int64_vector("labels", labels, length=count)
     check_int64_vector("index", index, length=count)
     check_range("labels", labels, len(classes) - 1, f"{len(classes)} classes")
@@ -305,29 +291,29 @@ def check_labels(labels: Any, index: Any, classes: Sequence[str], *, count: int)
 
 
 def to_unit(pixels: Tensor, max_value: int) -> Tensor:
-    """Turn whole numbers in [0, max_value] into float32 in [0, 1]."""
+    """Scale whole numbers in [0, max_value] to float32 in [0, 1]."""
     return torch.div(pixels, max_value).to(torch.float32)  # one pass from uint8 to float32
 
 
 @dataclass(frozen=True, eq=False, init=False, repr=False)
 class ImageData(Images):
-    """Images, labels and class names, held as they were stored.
+    """Data set in memory.
 
-    Pixels stay whole numbers, a quarter of the memory of float32; a batch divides them by
-    ``max_value`` and so lies in [0, 1]. *Positions* count from 0 in this data set. *Sample
-    numbers* (``index``) are given once, by the source, and stay with an image through every
-    :meth:`subset`; they are what a batch carries.
+    Pixels stay uint8, a quarter of the memory of float32; a batch divides them by ``max_value`` and
+    so lies in [0, 1]. *Positions* count from 0 in this data set. *Sample numbers* (``index``) are
+    assigned once, by the source, and stay with an image through every :meth:`subset`; batches carry
+    them.
 
     Args:
         pixels: [N, C, H, W], uint8, in [0, max_value]; N at least 1.
         labels: [N], int64, in [0, len(classes)).
-        classes: the names of the classes, all different, in the order of their numbers.
-        max_value: the pixel value that becomes 1.0, from 1 to 255.
+        classes: class names, all different, in the order of their numbers.
+        max_value: pixel value that becomes 1.0, from 1 to 255.
         index: [N], int64, sample numbers, at least 0; None numbers them 0, 1, ..., N - 1.
 
     Raises:
-        ValueError: if a dtype, a shape or a range is another, if the tensors do not lie on one
-            device, or if class names are missing or repeated.
+        ValueError: if a dtype, a shape or a range is wrong, if the tensors are on different
+            devices, or if class names are missing or repeated.
 
     Example:
         >>> pixels = torch.tensor([0, 51, 102, 255], dtype=torch.uint8).reshape(4, 1, 1, 1)
@@ -355,7 +341,6 @@ class ImageData(Images):
         index: Tensor | None = None,
     ) -> None:
         classes = check_classes(classes)
-        max_value = check_integer("max_value", max_value, low=1, high=255)
         if not isinstance(pixels, Tensor) or pixels.dtype != torch.uint8 or pixels.ndim != 4:
             raise ValueError(f"pixels must be a tensor of uint8 [N, C, H, W], got {describe(pixels)}")
         if pixels.numel() == 0:
@@ -365,10 +350,11 @@ class ImageData(Images):
         for name, numbers in (("labels", labels), ("index", index)):
             if isinstance(numbers, Tensor) and numbers.device != pixels.device:
                 raise ValueError(
-                    f"{name} must lie where the pixels do ({pixels.device}), got {numbers.device}"
+                    f"{name} must be on the device of the pixels ({pixels.device}), got {numbers.device}"
                 )
+        check_samples(labels, index, classes, count=len(pixels))
+        max_value = check_integer("max_value", max_value, low=1, high=255)
         check_range("pixels", pixels, max_value, f"max_value={max_value}")
-        check_labels(labels, index, classes, count=len(pixels))
         # The class is frozen: this is the one place that writes.
         for name, value in (
             ("pixels", pixels),
@@ -380,8 +366,14 @@ class ImageData(Images):
             object.__setattr__(self, name, value)
 
     def __repr__(self) -> str:
-        shape = list(self.pixels.shape[1:])
+        shape = list(self.image_shape)
         return f"ImageData({len(self)} images of {shape}, {len(self.classes)} classes)"
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of an image."""
+        _, channels, height, width = self.pixels.shape
+        return channels, height, width
 
     def batch(self, positions: Tensor | Sequence[int]) -> Batch:
         """Collect the images at some positions, as float32 = pixels / max_value; see the base class."""
@@ -393,7 +385,7 @@ class ImageData(Images):
         return replace(self, pixels=self.pixels[chosen], labels=self.labels[chosen], index=self.index[chosen])
 
     def with_labels(self, labels: Tensor) -> Self:
-        """Give the same images other labels; see the base class."""
+        """Replace the labels; see the base class."""
         return replace(self, labels=labels)
 
     def to(self, device: torch.device | str) -> Self:
@@ -403,7 +395,7 @@ class ImageData(Images):
         )
 
     def checksum(self) -> str:
-        """Tell this data set from others, by its pixels, labels and sample numbers; see the base class."""
+        """Identify the data set by its pixels, labels and sample numbers; see the base class."""
         digest = hashlib.sha256()
         for tensor in (self.pixels, self.labels, self.index):
             digest.update(tensor.cpu().contiguous().numpy().data)
@@ -417,12 +409,12 @@ class ImageData(Images):
         drop_last: bool = False,
         augment: Augment | None = None,
     ) -> Iterator[Batch]:
-        """Go through the data set once; see the base class.
+        """Iterate over one epoch; see the base class.
 
         Args:
             batch_size: images in a batch, at least 1; the last batch may be smaller.
-            generator: shuffles the epoch and moves on; None goes in order and draws nothing.
-            drop_last: whether to leave out a last batch that is not full.
+            generator: shuffles the epoch and advances; None keeps the order and draws nothing.
+            drop_last: whether to drop a last batch that is not full.
             augment: a function of the pixels of a batch.
 
         Returns:
@@ -430,12 +422,12 @@ class ImageData(Images):
 
         Raises:
             ValueError: if ``batch_size`` is not a whole number of at least 1, if ``drop_last``
-                would leave no batch at all, or if ``augment`` is no function.
+                would leave no batch, or if ``augment`` is not a function.
         """
         if augment is not None and not callable(augment):
             raise ValueError(
-                f"augment must be a function of pixels for images in memory, got {describe(augment)}; "
-                "that is for images that are streamed"
+                f"augment must be a function of pixels for images in memory, got {describe(augment)}, "
+                "which needs streamed images"
             )
         order = self._order(batch_size, generator, drop_last, self.device)
         return (self._collect(positions, augment) for positions in order)
@@ -446,3 +438,61 @@ class ImageData(Images):
             pixels, view = augment(pixels)
         images = to_unit(pixels, self.max_value)
         return Batch(images, self.labels[positions], self.index[positions], view)
+
+
+# ---------------------------------------------------------------- decoded images on disk
+
+# `classes`, and for `train` and `test` each `_pixels` and `_labels`.
+Arrays = dict[str, NDArray[Any]]
+
+
+def cached_images(key: str, decode: Callable[[], Arrays]) -> tuple[ImageData, ImageData]:
+    """Return the images other than the test split, and the test split, decoding them at most once."""
+    return from_arrays(cached(key, decode))
+
+
+def from_arrays(arrays: Arrays) -> tuple[ImageData, ImageData]:
+    """Return the images other than the test split, and the test split."""
+    classes = tuple(arrays["classes"].tolist())
+
+    def part(name: str) -> ImageData:
+        pixels, labels = (torch.from_numpy(arrays[f"{name}_{kind}"]) for kind in ("pixels", "labels"))
+        return ImageData(pixels, labels, classes)
+
+    return part("train"), part("test")
+
+
+def cached(key: str, make: Callable[[], Arrays]) -> Arrays:
+    """Read the arrays of a key from ``$DOTKD_CACHE`` or ``~/.cache/dotkd``, or make and store them."""
+    path = Path(os.environ.get("DOTKD_CACHE") or "~/.cache/dotkd", f"{key}.npz")
+    arrays = _read_cache(path)
+    if arrays is None:
+        arrays = make()
+        _write_cache(path, arrays)
+    return arrays
+
+
+def _read_cache(path: Path) -> Arrays | None:
+    # The archive has a checksum for each array, so broken files are noticed.
+    try:
+        with path.expanduser().open("rb") as file, np.load(file, allow_pickle=False) as archive:
+            return {name: archive[name] for name in archive.files}
+    except Exception:  # numpy and zipfile raise a dozen types on broken bytes; all mean "not cached"
+        return None
+
+
+def _write_cache(path: Path, arrays: Arrays) -> None:
+    unfinished: Path | None = None
+    try:
+        path = path.expanduser()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # Renamed when it is complete, so that no process reads half a file.
+        unfinished = path.with_name(f"{path.stem}-{os.getpid()}.part")
+        with unfinished.open("wb") as file:
+            np.savez(file, **arrays)  # type: ignore[arg-type]
+        unfinished.replace(path)
+    except (OSError, RuntimeError):  # full, read-only, a file in the way, or no home folder
+        pass
+    finally:
+        if unfinished is not None:
+            unfinished.unlink(missing_ok=True)

@@ -1,7 +1,4 @@
-"""Images that stay in files and are decoded when they are needed, by worker processes.
-
-Here belongs the container for more images than memory holds, and the processes behind it.
-"""
+"""Images that stay encoded and are decoded by worker processes, for data sets larger than memory."""
 
 import hashlib
 import math
@@ -18,40 +15,52 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from dotkd._validate import check_integer, check_range, describe
-from dotkd.data.decode import Numbers, RandomResizedCrop, Store, View, centre_view, to_planes
-from dotkd.data.images import Augment, Batch, Images, check_classes, check_labels, to_unit
+from dotkd.data.augment import RandomResizedCrop, View
+from dotkd.data.decode import Encoded, Numbers, Store, centre_view, to_planes
+from dotkd.data.images import Augment, Batch, Images, check_classes, check_samples, to_unit
 from dotkd.errors import BadInput, RunFailed
 from dotkd.processes import end_with_parent, new_context
 
 _PART = 32  # images that a worker decodes at a time; small, since a part travels through shared memory
-# So that not every worker loads torch and the common formats anew.
+# Modules that the server process loads once for all workers.
 _PRELOAD = (__name__, "PIL.JpegImagePlugin", "PIL.PngImagePlugin")
 _MOST_WORKERS = 8
 
 
+def stream_parts(
+    encoded: Encoded, size: int, workers: int | None
+) -> tuple["StreamedImages", "StreamedImages"]:
+    """Return the images other than the test split, and the test split."""
+    train, test = (
+        StreamedImages(part.images, torch.from_numpy(part.labels), encoded.classes, size, workers=workers)
+        for part in (encoded.train, encoded.test)
+    )
+    return train, test
+
+
 @dataclass(frozen=True, eq=False, init=False, repr=False)
 class StreamedImages(Images):
-    """Images of any size in files; each batch is decoded when it is read.
+    """Data set of encoded images of any size, decoded batch by batch.
 
-    Every image becomes [3, size, size]: its middle as :func:`dotkd.data.decode.centre_view` cuts it,
-    or a random view of the whole image where ``augment`` is a :class:`dotkd.data.RandomResizedCrop`.
-    Worker processes decode ahead. What a batch holds does not depend on how many there are: order and
-    random numbers are drawn by the calling process. Workers end with the epoch, and when it is
-    broken off.
+    Every image becomes [3, size, size]: its middle (shorter side resized to ``size * 256 / 224``, then
+    cropped), or a random view of the whole image if ``augment`` is a
+    :class:`dotkd.data.RandomResizedCrop`. Worker processes decode ahead. Batches do not depend on the
+    number of workers: order and random numbers are drawn by the calling process. Workers end with the
+    epoch, or when its iterator is closed.
 
-    Workers are forked from a clean server process where the system can do that (Linux, macOS), not
-    from the calling one, which may hold threads and a GPU; else they are started afresh. Either
-    way, a script has to guard what it does by ``if __name__ == "__main__":``, or use 0 workers.
+    Workers are forked from a clean server process where the system supports it (Linux, macOS), not
+    from the calling one, which may hold threads and a GPU; elsewhere they are spawned. Either way, a
+    script needs the guard ``if __name__ == "__main__":``, or 0 workers.
 
     Args:
-        store: the encoded images.
+        store: the encoded images, such as :class:`dotkd.data.ImageFiles`.
         labels: [N], int64, in [0, len(classes)).
-        classes: the names of the classes, all different, in the order of their numbers.
+        classes: class names, all different, in the order of their numbers.
         size: height and width of each view, at least 1.
-        index: [N], int64, the numbers of the images in the store, which are the sample numbers;
-            None for all of them in order.
-        workers: how many processes decode; 0 decodes in this one, None takes one for each CPU that
-            this process may use, at most 8.
+        index: [N], int64, numbers of the images in the store, which are the sample numbers; None
+            for all of them in order.
+        workers: number of worker processes; 0 decodes in the calling process, None takes one for
+            each CPU that this process may use, at most 8.
 
     Raises:
         ValueError: if an argument lies outside its range.
@@ -59,7 +68,7 @@ class StreamedImages(Images):
     Example:
         >>> import tempfile
         >>> from pathlib import Path
-        >>> from dotkd.data.folders import ImageFiles
+        >>> from dotkd.data import ImageFiles
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     for number in range(3):
         ...         Image.new("RGB", (40 + number, 30), (0, 0, 255)).save(Path(folder, f"{number}.png"))
@@ -96,10 +105,12 @@ class StreamedImages(Images):
             index = torch.arange(len(store), device=labels.device)
         if len(index) == 0:
             raise ValueError("store must hold at least one image, got none")
-        check_labels(labels, index, classes, count=len(index))
+        check_samples(labels, index, classes, count=len(index))
         check_range("index", index, len(store) - 1, f"{len(store)} images in the store")
         if index.device != labels.device:
-            raise ValueError(f"index must lie where the labels do ({labels.device}), got {index.device}")
+            raise ValueError(
+                f"index must be on the device of the labels ({labels.device}), got {index.device}"
+            )
         # The class is frozen: this is the one place that writes.
         for name, value in (
             ("store", store),
@@ -112,8 +123,13 @@ class StreamedImages(Images):
             object.__setattr__(self, name, value)
 
     def __repr__(self) -> str:
-        shape = [3, self.size, self.size]
+        shape = list(self.image_shape)
         return f"StreamedImages({len(self)} images of {shape}, {len(self.classes)} classes)"
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of a view."""
+        return 3, self.size, self.size
 
     def batch(self, positions: Tensor | Sequence[int]) -> Batch:
         """Decode the images at some positions, in this process; see the base class."""
@@ -126,18 +142,18 @@ class StreamedImages(Images):
         return replace(self, labels=self.labels[chosen], index=self.index[chosen])
 
     def with_labels(self, labels: Tensor) -> Self:
-        """Give the same images other labels; see the base class."""
+        """Replace the labels; see the base class."""
         return replace(self, labels=labels)
 
     def to(self, device: torch.device | str) -> Self:
-        """Have batches put on a device; see the base class."""
+        """Move the batches to a device; see the base class."""
         return replace(self, labels=self.labels.to(device), index=self.index.to(device))
 
     def checksum(self) -> str:
-        """Tell this data set from others, by the fingerprint of its store, labels and sample numbers.
+        """Identify the data set by the fingerprint of its store, its labels and its sample numbers.
 
         Returns:
-            16 hexadecimal digits. For files the fingerprint is names, sizes and times, not contents.
+            16 hexadecimal digits. The fingerprint of files is names, sizes and times, not contents.
         """
         digest = hashlib.sha256(self.store.fingerprint().encode())
         for tensor in (self.labels, self.index):
@@ -152,22 +168,22 @@ class StreamedImages(Images):
         drop_last: bool = False,
         augment: Augment | RandomResizedCrop | None = None,
     ) -> Iterator[Batch]:
-        """Go through the data set once; see the base class.
+        """Iterate over one epoch; see the base class.
 
         Args:
             batch_size: images in a batch, at least 1; the last batch may be smaller.
-            generator: shuffles the epoch and moves on; None goes in order and draws nothing.
-            drop_last: whether to leave out a last batch that is not full.
-            augment: a :class:`dotkd.data.RandomResizedCrop`, or a function of pixels that changes
-                the middle views of a batch, [B, 3, size, size] of uint8, on the device.
+            generator: shuffles the epoch and advances; None keeps the order and draws nothing.
+            drop_last: whether to drop a last batch that is not full.
+            augment: a :class:`dotkd.data.RandomResizedCrop`, or a function of the middle views of
+                a batch, [B, 3, size, size] of uint8, on the device.
 
         Returns:
             An iterator over the batches of one epoch. Reading it starts the workers.
 
         Raises:
             ValueError: if ``batch_size`` is not a whole number of at least 1, if ``drop_last``
-                would leave no batch at all, or if ``augment`` is something else. Reading raises
-                BadInput for an image that cannot be decoded.
+                would leave no batch, or if ``augment`` is something else. Reading raises BadInput
+                for an image that cannot be decoded.
         """
         if augment is not None and not (callable(augment) or isinstance(augment, RandomResizedCrop)):
             raise ValueError(
@@ -203,7 +219,7 @@ class StreamedImages(Images):
                 )
 
 
-# ---------------------------------------------------------------- between the processes
+# ---------------------------------------------------------------- worker processes
 
 
 class _Crops(NamedTuple):
@@ -215,7 +231,7 @@ _Request = tuple[list[Any], Numbers | None]
 
 
 class _Requests:
-    """What the workers are asked, one part after the other; the random numbers are drawn here."""
+    """Requests to the workers, part by part; random numbers are drawn here, in the calling process."""
 
     def __init__(self, store: Store, parts: list[Tensor], crops: _Crops | None) -> None:
         self._store, self._parts, self._crops = store, parts, crops
@@ -231,7 +247,7 @@ class _Requests:
 
 
 class _Reader(Dataset[Tensor | str]):
-    """What a worker does."""
+    """Decodes one request, in a worker."""
 
     def __init__(self, read: Callable[[Any], Image.Image], view: View, size: int) -> None:
         self._read, self._view, self._size = read, view, size
@@ -244,7 +260,7 @@ class _Reader(Dataset[Tensor | str]):
             try:
                 image = self._read(key)
             except BadInput as error:
-                return str(error)  # raised by the calling process, without the traceback of this one
+                return str(error)  # the calling process raises it, without the traceback of this one
             row = none if numbers is None else numbers[place]
             pixels[place] = to_planes(self._view(image, self._size, row))
         return torch.from_numpy(pixels)
@@ -253,18 +269,18 @@ class _Reader(Dataset[Tensor | str]):
 def _decoded(
     reader: _Reader, requests: _Requests, batch_size: int, workers: int, device: torch.device
 ) -> Generator[Tensor]:
-    """Give the parts in order, on the device; the workers end when the iterator does."""
+    """Yield the parts in order, on the device; the workers end with the iterator."""
     loader: DataLoader[Tensor | str] = DataLoader(
         reader,
         sampler=requests,
         batch_size=None,
         num_workers=workers,
-        # A whole batch is decoded ahead while the calling process works on another.
+        # Workers decode a whole batch ahead.
         prefetch_factor=1 + math.ceil(batch_size / (_PART * workers)) if workers else None,
         multiprocessing_context=new_context(*_PRELOAD) if workers else None,
         worker_init_fn=_end_with_trainer if workers else None,
         pin_memory=device.type == "cuda",
-        generator=torch.Generator(),  # it draws a seed for its workers, not from the global one
+        generator=torch.Generator(),  # for the seed of the workers, instead of the global one
     )
     try:
         for part in loader:
@@ -273,7 +289,7 @@ def _decoded(
             yield part.to(device, non_blocking=True)
         return
     except (RuntimeError, EOFError, OSError) as error:
-        # A worker that is gone is noticed by the loader or, as it may happen, by a connection to it.
+        # A dead worker is noticed by the loader, or by a connection to it.
         if not workers or (
             isinstance(error, RuntimeError) and not str(error).startswith("DataLoader worker (")
         ):
@@ -281,8 +297,8 @@ def _decoded(
         reason = str(error).partition("\n")[0] or type(error).__name__
     # Outside of the except clause: the error has a traceback that would keep the other workers alive.
     raise RunFailed(
-        f"a process that decodes images has died ({reason}): memory or shared memory may be short, of which "
-        "fewer workers need less; or a script lacks if __name__ == '__main__'"
+        f"a worker that decodes images has died ({reason}): out of memory or shared memory? Try fewer "
+        "workers; a script also needs the guard if __name__ == '__main__'"
     )
 
 
