@@ -128,8 +128,8 @@ def test_crop_flip_gives_the_same_bits_on_a_gpu(dtype):
             r"images must be a tensor \[B, C, H, W\], got a tensor of float32 \[3, 8, 8\]",
         ),
         ([1], 4, r"images must be a tensor \[B, C, H, W\], got \[1\]"),
-        (torch.zeros(1, 3, 8, 8), -1, r"pad must be an integer of at least 0, got -1"),
-        (torch.zeros(1, 3, 8, 8), 1.5, r"pad must be an integer of at least 0, got 1.5"),
+        (torch.zeros(1, 3, 8, 8), -1, r"pad must be an integer >= 0, got -1"),
+        (torch.zeros(1, 3, 8, 8), 1.5, r"pad must be an integer >= 0, got 1.5"),
     ],
 )
 def test_crop_flip_refuses_other_arguments(images, pad, message):
@@ -389,8 +389,8 @@ def test_the_hole_is_a_square_cut_off_at_the_edge(size):
         (lambda x, g: cutout(x.int(), generator=g, size=1), r"images must be .* got a tensor of int32"),
         (lambda x, g: rotate(x, generator=g, degrees=-1), r"degrees must be a number of at least 0 .*-1"),
         (lambda x, g: rotate(x, generator=g, degrees=float("nan")), r"degrees must be a number .*nan"),
-        (lambda x, g: cutout(x, generator=g, size=1.5), r"size must be an integer of at least 0, got 1.5"),
-        (lambda x, g: resized_crop(x, 0, generator=g), r"size must be an integer of at least 1"),
+        (lambda x, g: cutout(x, generator=g, size=1.5), r"size must be an integer >= 0, got 1.5"),
+        (lambda x, g: resized_crop(x, 0, generator=g), r"size must be an integer >= 1"),
         (
             lambda x, g: resized_crop(x, 8, generator=g, scale=(0.5, 1.5)),
             r"scale must be a number above 0 and at most 1, got 1.5",
@@ -514,7 +514,7 @@ def test_mixing_gives_the_same_on_a_gpu(mix):
     [
         (torch.zeros(3, dtype=torch.int64), 7, 1.0, r"labels must be a tensor of int64 \[2\]"),
         (torch.tensor([0, 7]), 7, 1.0, r"labels must lie from 0 to 6 \(7 classes\), got 0 to 7"),
-        (torch.tensor([0, 1]), 0, 1.0, r"num_classes must be an integer of at least 1, got 0"),
+        (torch.tensor([0, 1]), 0, 1.0, r"num_classes must be an integer >= 1, got 0"),
         (torch.tensor([0, 1]), 7, 0, r"alpha must be a number above 0, got 0"),
     ],
 )

@@ -210,14 +210,14 @@ def test_noise_is_exact_and_in_the_training_labels_only(root):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"validation": -1}, r"validation must be an integer of at least 0, got -1"),
-        ({"validation": 0.1}, r"validation must be an integer of at least 0, got 0.1"),
+        ({"validation": -1}, r"validation must be an integer >= 0, got -1"),
+        ({"validation": 0.1}, r"validation must be an integer >= 0, got 0.1"),
         ({"validation": 2}, r"validation must be an integer from 0 to 1, got 2"),
-        ({"train_images": -1}, r"train_images must be an integer of at least 0, got -1"),
-        ({"train_images": True}, r"train_images must be an integer of at least 0, got True"),
+        ({"train_images": -1}, r"train_images must be an integer >= 0, got -1"),
+        ({"train_images": True}, r"train_images must be an integer >= 0, got True"),
         ({"validation": 1, "train_images": 2}, r"train_images must be an integer from 0 to 1, got 2"),
         ({"label_noise": 30}, r"label_noise must be a number from 0 to 1, got 30"),
-        ({"seed": 0.5}, r"seed must be an integer of at least 0, got 0.5"),
+        ({"seed": 0.5}, r"seed must be an integer >= 0, got 0.5"),
     ],
 )
 def test_refuses_other_arguments(small, arguments, message):

@@ -185,14 +185,14 @@ def test_a_relative_root_may_be_left(mixed, monkeypatch):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"image_size": -1}, "image_size must be an integer of at least 0, got -1"),
+        ({"image_size": -1}, "image_size must be an integer >= 0, got -1"),
         ({"stream": True}, "image_size must be at least 1 for images that are streamed, got 0"),
         ({"image_size": 8, "workers": 2}, "workers must be left out for images that are not streamed, got 2"),
         (
             {"image_size": 8, "stream": True, "workers": -1},
-            "workers must be an integer of at least 0, got -1",
+            "workers must be an integer >= 0, got -1",
         ),
-        ({"image_size": 8, "validation": -1}, "validation must be an integer of at least 0, got -1"),
+        ({"image_size": 8, "validation": -1}, "validation must be an integer >= 0, got -1"),
     ],
 )
 def test_refuses_other_arguments(root, options, message):
@@ -470,9 +470,9 @@ def test_an_empty_class_of_imagenet(imagenet, first):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"image_size": 0}, "image_size must be an integer of at least 1, got 0"),
-        ({"workers": -1}, "workers must be an integer of at least 0, got -1"),
-        ({"seed": -1}, "seed must be an integer of at least 0, got -1"),
+        ({"image_size": 0}, "image_size must be an integer >= 1, got 0"),
+        ({"workers": -1}, "workers must be an integer >= 0, got -1"),
+        ({"seed": -1}, "seed must be an integer >= 0, got -1"),
     ],
 )
 def test_imagenet_refuses_other_arguments(imagenet, options, message):

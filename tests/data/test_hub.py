@@ -335,5 +335,5 @@ def test_other_arguments_are_refused_before_files_are_read(root):
         ValueError, match=r"^image_size must be at least 1 for images that are streamed, got 0"
     ):
         load_hub("nowhere", stream=True)
-    with pytest.raises(ValueError, match=r"^seed must be an integer of at least 0, got -1"):
+    with pytest.raises(ValueError, match=r"^seed must be an integer >= 0, got -1"):
         load_hub("nowhere", seed=-1)

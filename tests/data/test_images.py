@@ -280,7 +280,7 @@ def test_an_epoch_read_in_part_leaves_the_generator_in_the_same_place():
             {"index": torch.zeros(6)},
             r"index must be a tensor of int64 \[6\], got a tensor of float32 \[6\]",
         ),
-        ({"index": torch.arange(6) - 1}, r"index must be at least 0, got -1 to 4"),
+        ({"index": torch.arange(6) - 1}, r"index must be >= 0, got -1 to 4"),
     ],
 )
 def test_refuses_other_contents(changes, message):
@@ -308,9 +308,9 @@ def test_refuses_other_positions(method, positions, message):
 @pytest.mark.parametrize(
     ("size", "drop_last", "message"),
     [
-        (0, False, r"batch_size must be an integer of at least 1, got 0"),
-        (2.0, False, r"batch_size must be an integer of at least 1, got 2.0"),
-        (True, False, r"batch_size must be an integer of at least 1, got True"),
+        (0, False, r"batch_size must be an integer >= 1, got 0"),
+        (2.0, False, r"batch_size must be an integer >= 1, got 2.0"),
+        (True, False, r"batch_size must be an integer >= 1, got True"),
         (7, True, r"batch_size must be at most 6 with drop_last, .*, got 7"),
     ],
 )

@@ -135,13 +135,13 @@ def test_refuses_options_of_other_data_sets(name):
         ({"name": "digits", "train_images": 5}, ("train_images must be 0 for digits", "got 5")),
         ({"name": "digits", "validation": 1400}, ("digits: validation", "from 0 to 1399", "got 1400")),
         ({"name": "digits", "label_noise": 2}, ("digits: label_noise", "from 0 to 1", "got 2")),
-        ({"name": "digits", "seed": -1}, ("digits: seed", "of at least 0", "got -1")),
+        ({"name": "digits", "seed": -1}, ("digits: seed", ">= 0", "got -1")),
         ({"name": "cifar100"}, ("root must be a folder", "CIFAR-100", "'uoft-cs/cifar100'", "got ''")),
         ({"name": "imagenet"}, ("root must be the folder", "train/ and val/", "got ''")),
         ({"name": "hub"}, ("root must be a folder with parquet files", "'owner/name'", "got ''")),
         (
             {"name": "cifar100", "root": "/", "train_images": -1},
-            ("cifar100: train_images", "of at least 0", "got -1"),
+            ("cifar100: train_images", ">= 0", "got -1"),
         ),
         (
             {"name": "hub", "root": "/", "image_colum": "i"},
@@ -218,7 +218,7 @@ def test_nothing_to_choose_from():
     ("labels", "count", "message"),
     [
         (torch.zeros(3), 1, r"labels must be a tensor of int64 \[N\], got .*float32 \[3\]"),
-        (torch.arange(3) - 1, 1, r"labels must be at least 0, got -1 to 1"),
+        (torch.arange(3) - 1, 1, r"labels must be >= 0, got -1 to 1"),
         (torch.arange(3), 4, r"count must be an integer from 0 to 3, got 4"),
         (torch.arange(3), -1, r"count must be an integer from 0 to 3, got -1"),
         (torch.arange(3), 0.5, r"count must be an integer from 0 to 3, got 0.5"),
@@ -243,7 +243,7 @@ def test_streams_start_where_they_always_did():
 
 @pytest.mark.parametrize("seed", [-1, 1.0, True, None, "0"])
 def test_streams_refuse_other_seeds(seed):
-    with pytest.raises(ValueError, match=rf"seed must be an integer of at least 0, got {seed!r}"):
+    with pytest.raises(ValueError, match=rf"seed must be an integer >= 0, got {seed!r}"):
         random_stream(seed, "a")
 
 
@@ -336,7 +336,7 @@ def test_labels_on_a_gpu_get_the_same_noise():
         (torch.arange(3), float("nan"), 3, r"share must be a number from 0 to 1, got nan"),
         (torch.arange(3), "0.3", 3, r"share must be a number from 0 to 1, got '0.3'"),
         (torch.arange(3), True, 3, r"share must be a number from 0 to 1, got True"),
-        (torch.zeros(3).long(), 0.5, 1, r"num_classes must be an integer of at least 2, got 1"),
+        (torch.zeros(3).long(), 0.5, 1, r"num_classes must be an integer >= 2, got 1"),
     ],
 )
 def test_noise_refuses_other_arguments(labels, share, num_classes, message):
@@ -507,8 +507,8 @@ def test_noise_does_not_depend_on_how_the_split_drew(monkeypatch):
         ({"label_noise": 1.5}, r"label_noise must be a number from 0 to 1, got 1.5"),
         ({"label_noise": 30}, r"label_noise must be a number from 0 to 1, got 30"),
         ({"label_noise": float("nan")}, r"label_noise must be a number from 0 to 1, got nan"),
-        ({"seed": -1}, r"seed must be an integer of at least 0, got -1"),
-        ({"seed": 0.5}, r"seed must be an integer of at least 0, got 0.5"),
+        ({"seed": -1}, r"seed must be an integer >= 0, got -1"),
+        ({"seed": 0.5}, r"seed must be an integer >= 0, got 0.5"),
     ],
 )
 def test_digits_refuse_other_arguments(arguments, message):

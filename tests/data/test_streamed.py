@@ -365,8 +365,8 @@ def test_other_errors_pass(files, monkeypatch, workers, error):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"size": 0}, r"size must be an integer of at least 1, got 0"),
-        ({"workers": -1}, r"workers must be an integer of at least 0, got -1"),
+        ({"size": 0}, r"size must be an integer >= 1, got 0"),
+        ({"workers": -1}, r"workers must be an integer >= 0, got -1"),
         ({"labels": torch.arange(COUNT)}, r"labels must lie from 0 to 2 \(3 classes\), got 0 to 74"),
         ({"labels": torch.zeros(4).long()}, r"labels must be a tensor of int64 \[75\], got .* \[4\]"),
         (
@@ -388,7 +388,7 @@ def test_refuses_other_contents(files, changes, message):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"batch_size": 0}, r"batch_size must be an integer of at least 1, got 0"),
+        ({"batch_size": 0}, r"batch_size must be an integer >= 1, got 0"),
         ({"batch_size": 76, "drop_last": True}, r"batch_size must be at most 75 with drop_last, .*, got 76"),
         ({"batch_size": 4, "augment": "crop"}, r"augment must be a RandomResizedCrop or .*, got 'crop'"),
     ],
