@@ -32,7 +32,6 @@ from dotkd.analysis import (
 )
 from dotkd.analysis import interpolation as along_line
 from dotkd.data import Batch, Images
-from dotkd.distiller import Distiller
 from dotkd.errors import BadInput
 from dotkd.networks import build_teacher, refuse_own_code
 from dotkd.recipe import Recipe, load_recipe
@@ -124,10 +123,7 @@ def student_params(session: Session) -> list[nn.Parameter]:
 
 def weight_of(session: Session, kind: str) -> float:
     """The factor between a raw loss and the one that is differentiated at the end of the run."""
-    if not isinstance(session.objective, Distiller):
-        return 1.0
-    method = session.objective.method
-    return method.task_weight if kind == "task" else method.distill_weight * method.ramp(1.0)
+    return session.objective.weights()[kind]
 
 
 # ---------------------------------------------------------------- numbers for JSON
@@ -181,7 +177,7 @@ def sharpness(session: Session, data: Images) -> dict[str, Any]:
     """Largest eigenvalues, trace, density and SAM's sharpness of each loss at the student, on one batch."""
     batch = data.batch(torch.arange(min(CURVED, len(data)), device=data.device))
     params = student_params(session)
-    kinds = ("task", "distill") if isinstance(session.objective, Distiller) else ("task",)
+    kinds = ("task", "distill") if session.objective.teacher is not None else ("task",)
     found = {}
     for kind in kinds:
         weight = weight_of(session, kind)
@@ -245,7 +241,7 @@ def quality(session: Session, data: Images) -> dict[str, Any]:
         ],
         "robustness": _robustness(model, data),
     }
-    if isinstance(session.objective, Distiller):
+    if session.objective.teacher is not None:
         teach = session.objective.teach
         theirs, _ = _logits(lambda images: teach(images).logits, data)
         if theirs.shape == logits.shape:
@@ -434,7 +430,7 @@ def analyze(
     split = "test" if session.data.validation is None else "validation"
     judged = some_of(getattr(session.data, split), images)
     # A method that remembers training images has no loss on others.
-    remembers = isinstance(session.objective, Distiller) and "index" in session.objective.method.needs
+    remembers = "index" in session.objective.needs
     fitted = some_of(session.data.train, images) if remembers else judged
     found = _kept(folder / ANALYSIS) | {"epoch": session.epoch, "split": split, "images": len(judged)}
     found["losses_split"] = "train" if remembers else split

@@ -7,7 +7,7 @@ from dotkd import DOT, Distiller
 from dotkd.losses import margin_from_batch_norm
 from dotkd.methods import has_teacher, method_names
 from dotkd.models import create_model
-from dotkd.train.objective import differentiate
+from dotkd.train.differentiate import differentiate
 
 PAIRS = {
     "resnet8 -> MobileNetV2": ("resnet8", "MobileNetV2"),

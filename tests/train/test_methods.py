@@ -12,10 +12,10 @@ from dotkd.errors import BadInput
 from dotkd.methods import Method, has_teacher, method_names
 from dotkd.networks import load_student
 from dotkd.recipe import load_recipe
+from dotkd.train.differentiate import differentiate
 from dotkd.train.epoch import train_epoch
 from dotkd.train.evaluate import evaluate
 from dotkd.train.loop import train
-from dotkd.train.objective import differentiate
 from dotkd.train.session import read_checkpoint, start
 
 # Steps of a size that suits the scale of a method's gradient on these few images.

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from dotkd.data import Batch, StreamedImages
-from dotkd.distiller import Distiller, Losses
+from dotkd.distiller import Losses
 from dotkd.errors import Diverged
 from dotkd.train.compiled import Compiled, Example
+from dotkd.train.differentiate import clip, differentiate
 from dotkd.train.evaluate import autocast
-from dotkd.train.objective import TaskLosses, clip, differentiate
 from dotkd.train.schedule import lr_factor
 from dotkd.train.session import Session
 
@@ -56,7 +56,7 @@ def train_epoch(session: Session, on_step: OnStep | None = None) -> dict[str, An
     table = torch.stack(rows).double().cpu()
     _refuse_nonfinite(session, table, session.epoch * steps)
     means = ((table[:, :5] * table[:, 5:]).sum(dim=0) / table[:, 5].sum()).tolist()
-    distills = isinstance(session.objective, Distiller)
+    distills = session.objective.teacher is not None
     return {
         "lr": session.optimizer.param_groups[0]["lr"],
         "train_task_loss": means[0],
@@ -118,14 +118,14 @@ def _step(session: Session, batch: Batch, progress: float) -> Tensor:
     return torch.stack([losses.raw_task, raw_distill, losses.task.detach(), distill, correct, size])
 
 
-def _losses(session: Session, batch: Example, progress: float) -> Losses | TaskLosses:
+def _losses(session: Session, batch: Example, progress: float) -> Losses:
     """Compute the losses, with what is remembered of the teacher and what is compiled."""
     cache, compiled, known = session.teacher_cache, session.compiled, None
     with autocast(session.device, session.recipe.run.precision):
-        if cache is not None and isinstance(session.objective, Distiller):
+        if cache is not None:
             known = cache.outputs(batch.images, session.objective.teach)
         if compiled is None or not compiled.fits(*batch):
-            losses: Losses | TaskLosses = session.objective(
+            losses: Losses = session.objective(
                 batch.images, batch.labels, index=batch.numbers, progress=progress, teacher_outputs=known
             )
             return losses
@@ -137,7 +137,7 @@ def _refuse_nonfinite(session: Session, table: Tensor, steps_before: int) -> Non
     if bad:
         task, distill = table[bad[0], :2].tolist()
         losses = f"task loss {task:.4g}"
-        if isinstance(session.objective, Distiller):
+        if session.objective.teacher is not None:
             losses += f", distillation loss {distill:.4g}"
         stop_diverged(session, f"step {steps_before + bad[0] + 1}: {losses}")
     # The last step may have ruined what no loss has seen yet.

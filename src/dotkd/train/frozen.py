@@ -21,6 +21,7 @@ def settle_teacher(distiller: Distiller, recipe: Recipe) -> None:
         recipe: The recipe.
     """
     teacher = distiller.teacher
+    assert teacher is not None
     fold_batch_norm(teacher, keep=distiller.teacher_paths.values())
     lay_out(teacher, channels_last=recipe.run.channels_last)
     if recipe.run.precision == "bf16-teacher":  # "bf16" is autocast around both

@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 
 from dotkd.analysis.conflict import Conflicts, conflict_of
-from dotkd.distiller import Distiller
-from dotkd.optim import DOT, MultiMomentumSGD
+from dotkd.train.differentiate import SUM, momenta
 from dotkd.train.epoch import stop_diverged
 from dotkd.train.evaluate import autocast, evaluate, in_evaluation_mode
 from dotkd.train.session import Session, probe_positions
@@ -63,7 +62,7 @@ def judge_epoch(session: Session) -> Judgement:
         "validation_loss": quality.loss if validation else None,
         "validation_distill_loss": _held_out(session) if validation else None,
         "task_momentum": task_momentum,
-        "distill_momentum": distill_momentum if isinstance(session.objective, Distiller) else None,
+        "distill_momentum": distill_momentum if session.objective.teacher is not None else None,
         **_overall(found),
     }
     return Judgement(numbers, None if found is None else _by_layer(session, found))
@@ -95,14 +94,14 @@ def _by_layer(session: Session, found: Conflicts) -> Layers:
 
 def _conflicts(session: Session) -> Conflicts | None:
     """Compare the gradients on the probe batch; None where one of the two losses has none."""
-    if not isinstance(session.objective, Distiller):
-        return None
-    if not (session.objective.method.task_weight and session.objective.method.distill_weight):
+    weights = session.objective.weights()
+    if session.objective.teacher is None or not all(weights.values()):
         return None
     batch = session.data.train.batch(_positions(session))
     progress = (session.epoch + 1) / session.recipe.schedule.epochs
     with in_evaluation_mode(session.objective), torch.enable_grad():
         losses = session.objective(batch.images, batch.labels, index=batch.index, progress=progress)
+        assert losses.distill is not None
         task = _gradients(losses.task, session.params, keep=True)
         distill = _gradients(losses.distill, session.params, keep=False)
     names = [name for name, _ in _named(session)]
@@ -123,26 +122,25 @@ def _named(session: Session) -> list[tuple[str, torch.nn.Parameter]]:
 def _held_out(session: Session) -> float | None:
     """Return the raw distillation loss on the validation images, in evaluation mode; None without meaning."""
     assert session.data.validation is not None
-    if not isinstance(session.objective, Distiller) or "index" in session.objective.method.needs:
+    if session.objective.teacher is None or "index" in session.objective.needs:
         return None  # what remembers training images knows nothing of others
     total = torch.zeros((), dtype=torch.float64, device=session.device)
     with in_evaluation_mode(session.objective):
         for batch in session.data.validation.batches(session.recipe.data.batch_size):
             with autocast(session.device, session.recipe.run.precision):
                 losses = session.objective(batch.images, batch.labels, index=batch.index, progress=1.0)
+            assert losses.raw_distill is not None
             total += losses.raw_distill.double() * len(batch)
     return _finite(float(total) / len(session.data.validation))
 
 
-def _momenta(optimizer: torch.optim.Optimizer) -> tuple[float, float | list[float]]:
-    """Return the momentum of the task gradient and that of the distillation gradient, or of each of them."""
-    group = optimizer.param_groups[0]
-    if isinstance(optimizer, DOT):
-        return group["momentum"] - group["delta"], group["momentum"] + group["delta"]
-    if isinstance(optimizer, MultiMomentumSGD):
-        task, *others = group["momenta"].values()
-        return task, others
-    return group["momentum"], group["momentum"]
+def _momenta(optimizer: torch.optim.Optimizer) -> tuple[float, float | tuple[float, ...]]:
+    """The momentum of the task gradient and that of the distillation gradient, or of each of them."""
+    found = momenta(optimizer)
+    if SUM in found:
+        return found[SUM], found[SUM]
+    task, *others = found.values()
+    return task, others[0] if len(others) == 1 else tuple(others)
 
 
 def _positions(session: Session) -> Tensor:

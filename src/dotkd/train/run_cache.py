@@ -62,7 +62,7 @@ def check_teacher_cache(recipe: Recipe, method: Method | TaskMethod | None, data
 
 
 def open_teacher_cache(
-    recipe: Recipe, objective: nn.Module, data: Images, device: torch.device
+    recipe: Recipe, objective: Distiller, data: Images, device: torch.device
 ) -> TeacherCache | None:
     """Make what remembers the teacher of a run.
 
@@ -83,7 +83,7 @@ def open_teacher_cache(
             an image other outputs at another place of the batch.
     """
     where = recipe.run.teacher_cache
-    if where == _OFF or not isinstance(objective, Distiller):
+    if where == _OFF or objective.teacher is None:
         return None
     augmentation = Augmentation(recipe.data.augment)
     views = augmentation.num_views

@@ -26,7 +26,6 @@ from dotkd.runs import BEST, LAST, write_atomically
 from dotkd.seeding import random_stream
 from dotkd.train.compiled import Compiled
 from dotkd.train.frozen import settle_teacher
-from dotkd.train.objective import TaskOnly
 from dotkd.train.run_cache import check_teacher_cache, open_teacher_cache
 from dotkd.train.teacher_cache import TeacherCache
 
@@ -57,7 +56,7 @@ class Session:
     recipe: Recipe
     data: Splits[Images]
     device: torch.device
-    objective: Distiller | TaskOnly
+    objective: Distiller
     optimizer: torch.optim.Optimizer
     params: list[nn.Parameter]
     order: torch.Generator
@@ -115,7 +114,7 @@ def start(recipe: Recipe, teacher: nn.Module | None) -> Session:
 
 def build_objective(
     recipe: Recipe, teacher: nn.Module | None, data: Images, device: torch.device
-) -> Distiller | TaskOnly:
+) -> Distiller:
     """Make what a run differentiates: student, teacher and method, or the student alone.
 
     Args:
@@ -140,12 +139,12 @@ def build_objective(
     check_teacher_cache(recipe, method, data)
     if teacher is None or not isinstance(method, Method):
         assert not isinstance(method, Method)
-        return TaskOnly(student, method)
+        return Distiller(student, None, method)
     example, labels = _shown(method, data, recipe, device)
     distiller = build_distiller(recipe, student, teacher.to(device), method, example=example, labels=labels)
     distiller.to(device)
     settle_teacher(distiller, recipe)
-    lay_out(distiller.method, channels_last=recipe.run.channels_last)
+    lay_out(method, channels_last=recipe.run.channels_last)
     return distiller
 
 

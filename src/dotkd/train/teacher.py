@@ -17,7 +17,6 @@ from dotkd.recipe.tables import PLACE_AND_FORM
 from dotkd.train.epoch import OnStep
 from dotkd.train.evaluate import in_evaluation_mode
 from dotkd.train.loop import OnEpoch, check_folder, train
-from dotkd.train.objective import TaskOnly
 from dotkd.train.session import build_objective
 
 
@@ -91,7 +90,7 @@ def _file(recipe: Recipe) -> Path | None:
     return None if checkpoint is None else Path(checkpoint)
 
 
-def _try(objective: Distiller | TaskOnly, data: Images) -> None:
+def _try(objective: Distiller, data: Images) -> None:
     """Compute the losses of a few images: options out of range and shapes that do not fit show now."""
     batch = data.batch(torch.arange(min(4, len(data)), device=data.device))
     try:
