@@ -10,16 +10,15 @@ import torch
 
 from dotkd import runs
 from dotkd.analyze import CURVED, PARTS, _unlike, analyze, plan
-from dotkd.build import build_data
 from dotkd.compare.run import compare
 from dotkd.errors import BadInput
-from dotkd.networks import load_student
 from dotkd.recipe import load_recipe
 from dotkd.runs import ANALYSIS
 from dotkd.seeding import random_stream
-from dotkd.train.evaluate import evaluate
-from dotkd.train.loop import train
-from dotkd.train.teacher import provide_teacher
+from dotkd.train.build import build_data
+from dotkd.train.loop import provide_teacher, train
+from dotkd.train.networks import load_student
+from dotkd.train.scores import score
 
 SHORT = ["schedule.epochs=3", "student.model=small/mlp16"]
 METHODS = {"kd": [], "crd": ["method.name=crd", "method.negatives=16"], "simkd": ["method.name=simkd"]}
@@ -54,7 +53,7 @@ def test_the_middle_of_the_surface_is_the_student(folder):
     assert surface["task"][1][1] == pytest.approx(found["quality"]["nll"], rel=1e-5)
     total = 0.1 * surface["task"][1][1] + 0.9 * surface["distill"][1][1]
     assert surface["total"][1][1] == pytest.approx(total, rel=1e-5)
-    assert evaluate(student, held_out).loss == pytest.approx(
+    assert score(student, held_out).loss == pytest.approx(
         surface["task"][1][1], rel=0.3
     )  # 150 of 200 images
 
@@ -108,7 +107,7 @@ def test_the_line_ends_at_both_students(folder):
     middle = halfway(folder)
     recipe = load_recipe(folder / "plain" / "seed-0" / "recipe.toml")
     order = torch.randperm(200, generator=random_stream(0, "analysis.images"))[:150]
-    found = evaluate(middle, build_data(recipe.data).validation.subset(order))
+    found = score(middle, build_data(recipe.data).validation.subset(order))
     assert (line["task"][8], line["accuracy"][8]) == pytest.approx((found.loss, found.accuracy), rel=1e-5)
 
 

@@ -33,16 +33,17 @@ from dotkd.analysis import (
 from dotkd.analysis import interpolation as along_line
 from dotkd.data import Batch, Images
 from dotkd.errors import BadInput
-from dotkd.networks import build_teacher, refuse_own_code
 from dotkd.recipe import Recipe, load_recipe
 from dotkd.runs import ANALYSIS, ENVIRONMENT, LAST, RECIPE, STUDENT, is_finished, read_json, write_json
 from dotkd.seeding import random_stream
+from dotkd.train.build import build_run
 from dotkd.train.environment import file_checksum
-from dotkd.train.evaluate import in_evaluation_mode
-from dotkd.train.session import Session, read_checkpoint, restore, start
+from dotkd.train.networks import refuse_own_code
+from dotkd.train.scores import in_evaluation_mode
+from dotkd.train.state import RunState, read_checkpoint, restore
 
 
-def open_session(folder: Path, given: Recipe | None) -> Session:
+def open_session(folder: Path, given: Recipe | None) -> RunState:
     """Bring a run to the state at its end, with its teacher.
 
     Args:
@@ -61,8 +62,7 @@ def open_session(folder: Path, given: Recipe | None) -> Session:
         recipe = given.model_copy(update={"run": run})
     else:
         refuse_own_code(recipe, folder)
-    teacher = None if recipe.teacher is None else build_teacher(recipe, _teacher(folder))
-    session = start(recipe, teacher)
+    session = build_run(recipe, None if recipe.teacher is None else _teacher(folder))
     restore(session, folder)
     return session
 
@@ -92,7 +92,7 @@ def some_of(data: Images, count: int) -> Images:
 # ---------------------------------------------------------------- the losses
 
 
-def mean_losses(session: Session, data: Images, *, accuracy: bool = False) -> dict[str, Tensor]:
+def mean_losses(session: RunState, data: Images, *, accuracy: bool = False) -> dict[str, Tensor]:
     """Mean losses over a data set, in batches.
 
     Args:
@@ -116,12 +116,12 @@ def mean_losses(session: Session, data: Images, *, accuracy: bool = False) -> di
     return {name: value / len(data) for name, value in sums.items()}
 
 
-def student_params(session: Session) -> list[nn.Parameter]:
+def student_params(session: RunState) -> list[nn.Parameter]:
     """Give what training moved of the student."""
     return [param for param in session.objective.student.parameters() if param.requires_grad]
 
 
-def weight_of(session: Session, kind: str) -> float:
+def weight_of(session: RunState, kind: str) -> float:
     """The factor between a raw loss and the one that is differentiated at the end of the run."""
     return session.objective.weights()[kind]
 
@@ -139,7 +139,7 @@ def finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def cost(session: Session, data: Images) -> dict[str, Any]:
+def cost(session: RunState, data: Images) -> dict[str, Any]:
     """Parameters, FLOPs and latency of what is deployed."""
     model, one = session.deployable.eval(), data.batch([0]).images
     return {
@@ -152,7 +152,7 @@ def cost(session: Session, data: Images) -> dict[str, Any]:
 _REACH = 1.0
 
 
-def landscape(session: Session, data: Images, grid: int) -> dict[str, Any]:
+def landscape(session: RunState, data: Images, grid: int) -> dict[str, Any]:
     """The surfaces around the student, on the plane of two directions drawn alike for all runs."""
     params = student_params(session)
     generators = [random_stream(0, f"analysis.direction{number}") for number in range(2)]
@@ -173,7 +173,7 @@ _RHO, _TRACE_SAMPLES = 0.05, 32
 _DENSITY_SAMPLES, _DENSITY_STEPS, _DENSITY_POINTS = 1, 26, 201
 
 
-def sharpness(session: Session, data: Images) -> dict[str, Any]:
+def sharpness(session: RunState, data: Images) -> dict[str, Any]:
     """Largest eigenvalues, trace, density and SAM's sharpness of each loss at the student, on one batch."""
     batch = data.batch(torch.arange(min(CURVED, len(data)), device=data.device))
     params = student_params(session)
@@ -211,7 +211,7 @@ def _spectrum(loss: Callable[[], Tensor], params: list[nn.Parameter], kind: str)
     return {name: values.tolist() for name, values in density._asdict().items()}
 
 
-def _raw(session: Session, batch: Batch, kind: str, weight: float) -> Tensor:
+def _raw(session: RunState, batch: Batch, kind: str, weight: float) -> Tensor:
     """One raw loss of a batch with its graph, which the raw values that are logged do not have."""
     losses = session.objective(batch.images, batch.labels, index=batch.index, progress=1.0)
     value: Tensor = getattr(losses, kind)
@@ -221,7 +221,7 @@ def _raw(session: Session, batch: Batch, kind: str, weight: float) -> Tensor:
 _EPSILON = 2 / 255
 
 
-def quality(session: Session, data: Images) -> dict[str, Any]:
+def quality(session: RunState, data: Images) -> dict[str, Any]:
     """Calibration, proper scores, robustness, weak classes; with a teacher, agreement with it."""
     model, classes = session.deployable.eval(), len(data.classes)
     logits, target = _logits(model, data)
@@ -295,7 +295,7 @@ def _logits(model: Callable[[Tensor], Tensor], data: Images) -> tuple[Tensor, Te
 _STEPS = 16  # a power of two: each step and what it leaves to 1 are exact
 
 
-def interpolation(session: Session, data: Images, reference: Path) -> dict[str, Any]:
+def interpolation(session: RunState, data: Images, reference: Path) -> dict[str, Any]:
     """Losses and accuracy from the student of another run, at 0, to this one's, at 1.
 
     The statistics of batch norm are interpolated like the weights, so that both ends are the students

@@ -164,15 +164,11 @@ def train(
 ) -> None:
     """Train the student of a recipe, after its teacher where that is a recipe too."""
     from dotkd.console import bars, console, show_epoch, show_results
-    from dotkd.recipe import load_recipe
-    from dotkd.runs import RECIPE, is_finished
-    from dotkd.train.loop import check_folder
+    from dotkd.recipe import Recipe, load_recipe
+    from dotkd.runs import RECIPE
     from dotkd.train.loop import train as train_recipe
-    from dotkd.train.teacher import check_recipe, provide_teacher, teacher_recipe
 
     loaded = load_recipe(recipe, overrides or [])
-    check_folder(loaded, output, resume=resume)
-    check_recipe(loaded)
     if resume and not (output / RECIPE).exists():
         console.print(f"nothing to resume in {output}: a new run")
     calls = [show_epoch]
@@ -181,13 +177,15 @@ def train(
 
         calls.append(TensorBoard(output))
     with bars() as shown:
-        wanted = teacher_recipe(loaded)
-        if wanted is not None and not is_finished(output / "teacher"):
-            shown.teacher(loaded.name, wanted.schedule.epochs)
-        teacher = provide_teacher(loaded, output / "teacher", on_step=shown.step)
-        shown.run(loaded.name, loaded.run.seed)
+
+        def begin(started: Recipe) -> None:
+            if started is loaded:
+                shown.run(loaded.name, loaded.run.seed)
+            else:
+                shown.teacher(loaded.name, started.schedule.epochs)
+
         results = train_recipe(
-            loaded, output, teacher=teacher, resume=resume, on_epoch=calls, on_step=shown.step
+            loaded, output, resume=resume, on_run=begin, on_epoch=calls, on_step=shown.step
         )
     show_results(results)
 
@@ -284,13 +282,13 @@ def evaluate(
     device: Annotated[str, typer.Option(help="auto, cpu or cuda:N.")] = "auto",
 ) -> None:
     """Measure a network on the test images: top-1, top-5, negative log-likelihood."""
-    from dotkd.console import show_quality
-    from dotkd.evaluate import evaluate_student
+    from dotkd.console import show_scores
     from dotkd.recipe import load_recipe
+    from dotkd.train.evaluation import evaluate as evaluate_student
 
     whose = load_recipe(recipe) if recipe else None
-    quality, images, found = evaluate_student(run, whose, root=root, device=device)
-    show_quality(found.name, quality, images)
+    scores, images, found = evaluate_student(run, whose, root=root, device=device)
+    show_scores(found.name, scores, images)
 
 
 @app.command(epilog=_example("dotkd export runs/dot --format onnx --output student.onnx"))

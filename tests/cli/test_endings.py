@@ -11,7 +11,7 @@ import torch
 
 from dotkd import runs
 from dotkd.cli import app as cli
-from dotkd.train.session import read_checkpoint
+from dotkd.train.state import read_checkpoint
 
 PLAIN = "quick/digits-plain"
 TINY = ["student.model=small/mlp16", "schedule.epochs=1"]

@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from dotkd.build import build_optimizer
 from dotkd.distiller import Losses
 from dotkd.recipe.tables import ControlTable, DOTTable, SGDTable
+from dotkd.train.build import build_optimizer
 from dotkd.train.differentiate import differentiate
 
 MU, DELTA, LR, STEPS = 0.9, 0.075, 1e-3, 1500

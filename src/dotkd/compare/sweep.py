@@ -16,7 +16,8 @@ from dotkd.recipe.load import make_recipe
 from dotkd.report.write import FIGURES, MARKDOWN, PAGE
 from dotkd.report.write import FOLDER as TABLES
 from dotkd.runs import RESULTS, SWEEP, TEACHERS, TRIALS, TUNING, find_runs
-from dotkd.train.teacher import check_recipe, teacher_recipe
+from dotkd.train.build import check_recipe
+from dotkd.train.teacher import teacher_recipe
 
 _TAKEN = (*TEACHERS, TRIALS, RESULTS, SWEEP, TUNING, PAGE, MARKDOWN, TABLES, FIGURES)
 

@@ -14,8 +14,8 @@ from dotkd.compare.sweep import slug, with_seed
 from dotkd.errors import BadInput, Diverged, RunFailed
 from dotkd.recipe import Recipe
 from dotkd.runs import TRIALS, TUNING, write_json
-from dotkd.train.epoch import OnStep
 from dotkd.train.loop import check_folder
+from dotkd.train.step import OnStep
 
 FIRST_SEED = 100
 
@@ -143,8 +143,10 @@ def tune(
             ending = endings[trials[arm, rate, seed]]
             numbers = found.setdefault(rate, [])
             if not isinstance(ending, Exception):
-                last = ending["last"]
-                numbers.append((last["validation_accuracy"], last["validation_loss"]))
+                last = ending.last  # with a loss: check_tunable wants validation images
+                assert last.validation_accuracy is not None
+                assert last.validation_loss is not None
+                numbers.append((last.validation_accuracy, last.validation_loss))
         whole = {rate: numbers for rate, numbers in found.items() if len(numbers) == tuning.seeds}
         if not whole:
             raise RunFailed(f"{recipe.name} diverged at every one of the rates {list(tuning.rates)}")

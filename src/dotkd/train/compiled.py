@@ -27,7 +27,7 @@ from dotkd.features.taps import Taps
 from dotkd.methods.base import Method, Outputs
 from dotkd.train.carried import Grads, Reach, differentiable, on_demand, values_of, with_gradients
 from dotkd.train.differentiate import SUM, separate
-from dotkd.train.evaluate import autocast
+from dotkd.train.scores import autocast
 
 _MOMENTS = (0.0, 0.37, 1.0)  # of a run: what a method does must be one graph at all of them
 
@@ -56,6 +56,7 @@ class Compiled:
         precision: ``run.precision``.
         whole: ``step``; else ``parts``.
         ask_teacher: Whether the teacher is asked here, and so compiled. False: the outputs are always given.
+        gains: As for :func:`dotkd.train.differentiate.separate`.
 
     Attributes:
         seconds: What tracing and compiling took.
@@ -73,10 +74,11 @@ class Compiled:
         precision: str,
         whole: bool,
         ask_teacher: bool = True,
+        gains: tuple[float, float] | None = None,
     ) -> None:
         begun = time.perf_counter()
         self._objective, self._precision, self._whole = objective, precision, whole
-        self._optimizer = optimizer
+        self._optimizer, self._gains = optimizer, gains
         self._shapes = [tensor.shape for tensor in example]
         self._params = {name: p for name, p in objective.named_parameters() if p.requires_grad}
         frozen = {name: p for name, p in objective.named_parameters() if not p.requires_grad}
@@ -253,7 +255,7 @@ class Compiled:
                 )
             grads = {
                 _carrier(name, losses): _gradients(loss, leaves)
-                for name, loss in separate(self._optimizer, losses).items()
+                for name, loss in separate(self._optimizer, losses, self._gains).items()
             }
             values = {name: value.detach() for name, value in values_of(losses).items()}
             return values, {name: some for name, some in grads.items() if some.count(None) < len(some)}

@@ -15,34 +15,38 @@ from dotkd.distiller import Losses
 SUM = "sum"
 
 
-def separate(optimizer: Any, losses: Losses) -> dict[str, Tensor]:
+def separate(optimizer: Any, losses: Losses, gains: tuple[float, float] | None = None) -> dict[str, Tensor]:
     """The losses that an optimizer differentiates one by one.
 
     Args:
         optimizer: Any optimizer.
         losses: The losses of a batch.
+        gains: Factors on task and distillation loss in their sum; None: 1.
 
     Returns:
         The streams of the losses where the optimizer has the same; task and distillation loss where it has
         two; else their sum alone, as ``"sum"``.
     """
     streams = getattr(optimizer, "streams", ())
+    task, distill = losses.task, losses.distill
     if streams == tuple(losses.streams):
         return losses.streams
+    if distill is None:
+        return {SUM: task}
     if streams:
-        assert losses.distill is not None
-        return dict(zip(streams, (losses.task, losses.distill), strict=True))
-    return {SUM: losses.task if losses.distill is None else losses.task + losses.distill}
+        return dict(zip(streams, (task, distill), strict=True))
+    return {SUM: task + distill if gains is None else gains[0] * task + gains[1] * distill}
 
 
-def differentiate(optimizer: Any, losses: Losses) -> None:
+def differentiate(optimizer: Any, losses: Losses, gains: tuple[float, float] | None = None) -> None:
     """Compute the gradients of a batch, apart where the optimizer keeps them apart.
 
     Args:
         optimizer: Any optimizer; if it has streams, they fit those of the losses.
         losses: The losses of the batch.
+        gains: As for :func:`separate`.
     """
-    roots = separate(optimizer, losses)
+    roots = separate(optimizer, losses, gains)
     if SUM in roots:
         roots[SUM].backward()  # type: ignore[no-untyped-call]
     else:

@@ -15,8 +15,8 @@ from dotkd.methods.base import NO_FEATURES
 from dotkd.recipe import Recipe
 from dotkd.recipe.tables import NO_FOLDERS
 from dotkd.train.cache_rows import FileRows, MemoryRows, Rows
-from dotkd.train.evaluate import autocast
 from dotkd.train.frozen import teacher_form
+from dotkd.train.scores import autocast
 from dotkd.train.teacher_cache import Layout, Teach, TeacherCache
 
 _KEY = "run.teacher_cache"
