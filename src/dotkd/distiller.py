@@ -291,7 +291,7 @@ class Distiller(nn.Module):
                 method reads, or the method does not return a scalar.
             TypeError: If a model returns something other than a tensor.
         """
-        student = _outputs("student", Taps(self.student, self.student_paths), images)
+        student = _outputs("student", self.student, self.student_paths, images)
         if self.teacher is None:
             return self.compare(student, None, labels)
         teacher = self.teach(images) if teacher_outputs is None else self._given(teacher_outputs, images)
@@ -326,11 +326,13 @@ class Distiller(nn.Module):
         self._check_fit(student, teacher, labels)
         method = self.method
         with _full_precision(student.logits.device.type):
-            ours = student.in_float32()
             if not isinstance(method, Method) or teacher is None:
-                raw = {"task": functional.cross_entropy(ours.logits, labels)}
-                task = raw["task"] if method is None else method(ours.logits, labels)
+                logits = student.logits
+                logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+                raw = {"task": functional.cross_entropy(logits, labels)}
+                task = raw["task"] if method is None else method(logits, labels)
                 return Losses({"task": task}, {"task": raw["task"].detach()}, student.logits)
+            ours = student.in_float32()
             weights = self.weights(progress)
             logits = method.task_logits(ours)
             raw = {"task": functional.cross_entropy(logits, labels)}
@@ -377,7 +379,7 @@ class Distiller(nn.Module):
         dtype = self.teacher_dtype
         cast = nullcontext() if dtype is None else torch.autocast(images.device.type, dtype=dtype)
         with torch.no_grad(), cast:
-            outputs = _outputs("teacher", Taps(teacher, self.teacher_paths), images)
+            outputs = _outputs("teacher", teacher, self.teacher_paths, images)
         return outputs.in_float32()
 
     def prepare(self, example: Tensor | None, labels: Tensor | None = None) -> None:
@@ -404,7 +406,7 @@ class Distiller(nn.Module):
         self.student.eval()
         try:
             with torch.no_grad():
-                student = _outputs("student", Taps(self.student, self.student_paths), example).in_float32()
+                student = _outputs("student", self.student, self.student_paths, example).in_float32()
         finally:
             for module in training:
                 module.training = True
@@ -488,8 +490,8 @@ def _task_method(method: object, options: dict[str, Any]) -> TaskMethod | None:
     return found
 
 
-def _outputs(role: str, taps: Taps, images: Tensor) -> Outputs:
-    logits, features = taps(images)
+def _outputs(role: str, model: nn.Module, paths: Mapping[str, str], images: Tensor) -> Outputs:
+    logits, features = Taps(model, paths)(images) if paths else (model(images), {})
     if not isinstance(logits, Tensor):
         raise TypeError(
             f"the {role} returned a {type(logits).__name__}; it must return its logits alone, "

@@ -28,11 +28,13 @@ def separate(optimizer: Any, losses: Losses, gains: tuple[float, float] | None =
         two; else their sum alone, as ``"sum"``.
     """
     streams = getattr(optimizer, "streams", ())
-    task, distill = losses.task, losses.distill
     if streams == tuple(losses.streams):
         return losses.streams
-    if distill is None:
+    task = losses.streams["task"]
+    if len(losses.streams) == 1:
         return {SUM: task}
+    distill = losses.distill
+    assert distill is not None
     if streams:
         return dict(zip(streams, (task, distill), strict=True))
     return {SUM: task + distill if gains is None else gains[0] * task + gains[1] * distill}

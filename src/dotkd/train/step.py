@@ -174,12 +174,15 @@ def _losses(run: RunState, batch: Example, progress: float) -> Losses:
 @torch.no_grad()
 def _metrics(losses: Losses, labels: Tensor) -> dict[str, Tensor]:
     likeliest = labels if labels.ndim == 1 else labels.argmax(dim=1)
-    found = {"train_task_loss": losses.raw_task, "train_weighted_task_loss": losses.task.detach()}
-    if losses.distill is not None and losses.raw_distill is not None:
-        found["train_distill_loss"] = losses.raw_distill
-        found["train_weighted_distill_loss"] = losses.distill.detach()
+    task = losses.raw["task"]
+    found = {"train_task_loss": task, "train_weighted_task_loss": losses.streams["task"].detach()}
+    if len(losses.streams) > 1:
+        distill, raw_distill = losses.distill, losses.raw_distill
+        assert distill is not None
+        assert raw_distill is not None
+        found |= {"train_distill_loss": raw_distill, "train_weighted_distill_loss": distill.detach()}
     found["train_accuracy"] = (losses.logits.argmax(dim=1) == likeliest).float().mean()
-    found[_IMAGES] = torch.full_like(losses.raw_task, len(labels))
+    found[_IMAGES] = torch.full_like(task, len(labels))
     # Copied: a CUDA graph writes over its outputs in the next step.
     return dict(zip(found, torch.stack(list(found.values())).unbind(), strict=True))
 
