@@ -17,65 +17,7 @@ from dotkd.features.taps import Taps
 from dotkd.methods.base import NO_FEATURES, ONE_IMAGE, Method, Outputs, Setting, TaskMethod
 from dotkd.methods.registry import as_method, create_method
 
-
-def refuse_parallel_wrappers(student: nn.Module) -> None:
-    """Guards against DDP-wrapped students.
-
-    Args:
-        student: Any module.
-
-    Raises:
-        ValueError: The student or a part of it is wrapped for data parallelism.
-    """
-    wrappers = (nn.parallel.DistributedDataParallel, nn.DataParallel)
-    for module in student.modules():
-        if isinstance(module, wrappers):
-            raise ValueError(
-                f"the student is wrapped in {type(module).__name__}, which averages the gradients "
-                "of only the first of two backward passes; pass the plain module and "
-                "DOT(process_group=...)"
-            )
-
-
-def refuse_sharing(role: str, module: nn.Module, teacher: nn.Module) -> None:
-    """Guards against a trained module that shares memory with the teacher.
-
-    Args:
-        role: Name of the module in the error text.
-        module: The module to train.
-        teacher: The module to keep.
-
-    Raises:
-        ValueError: The two share a module, a parameter or its storage.
-
-    Example:
-        >>> teacher = nn.Linear(4, 3)
-        >>> refuse_sharing("student", nn.Linear(4, 3), teacher)
-        >>> refuse_sharing("student", teacher, teacher)
-        Traceback (most recent call last):
-        ...
-        ValueError: student and teacher are the same object; give one a copy.deepcopy of the other
-    """
-    if module is teacher:
-        raise ValueError(f"{role} and teacher are the same object; give one a copy.deepcopy of the other")
-    theirs = dict(_members(teacher))
-    for identity, name in _members(module):
-        if identity in theirs:
-            raise ValueError(
-                f"{role} and teacher share memory ({name!r} is the teacher's {theirs[identity]!r}), "
-                "so that training one would move the other; use copy.deepcopy"
-            )
-
-
-def _members(module: nn.Module) -> Iterator[tuple[tuple[str, int], str]]:
-    for name, submodule in module.named_modules():
-        yield ("module", id(submodule)), name
-    for name, parameter in module.named_parameters():
-        # By storage: load_state_dict(assign=True) leaves two parameters over one storage.
-        # Meta, lazy and sharded parameters have no address.
-        plain = type(parameter) is nn.Parameter
-        address = parameter.untyped_storage().data_ptr() if plain else 0
-        yield (("storage", address) if address else ("parameter", id(parameter))), name
+__all__ = ["Distiller", "Losses"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,7 +46,7 @@ class Losses:
         >>> streams = {"task": 2 * weight, "target": 3 * weight, "others": 5 * weight}
         >>> raw = {name: loss.detach() for name, loss in streams.items()}
         >>> losses = Losses(streams, raw, torch.zeros(1, 2))
-        >>> float(losses.task), float(losses.distill)
+        >>> losses.task.item(), losses.distill.item()
         (2.0, 8.0)
     """
 
@@ -213,7 +155,7 @@ class Distiller(nn.Module):
         **method_options: Any,
     ) -> None:
         super().__init__()
-        refuse_parallel_wrappers(student)
+        _refuse_parallel_wrappers(student)
         self.student = student
         self.teacher = teacher
         self.teacher_dtype = teacher_dtype
@@ -224,9 +166,9 @@ class Distiller(nn.Module):
                 raise ValueError(f"taps {sorted(taps)} are for methods with a teacher, and there is none")
             self.method = _task_method(method, method_options)
             return
-        refuse_sharing("student", student, teacher)
+        _refuse_sharing("student", student, teacher)
         self.method = found = as_method("kd" if method is None else method, method_options)  # type: ignore[arg-type]
-        refuse_sharing("method", found, teacher)
+        _refuse_sharing("method", found, teacher)
         features = [name for name in found.needs if name not in NO_FEATURES]
         self.student_paths, self.teacher_paths = pair_paths(features, student, teacher, taps or {})
         Taps(student, self.student_paths)  # raises for a wrong path
@@ -414,7 +356,7 @@ class Distiller(nn.Module):
         paths = self.student_paths, self.teacher_paths
         method.prepare(Setting(self.student, teacher, *outputs, *paths, labels))
         method.to(student.logits.device, student.logits.dtype)
-        refuse_sharing("method", method, teacher)
+        _refuse_sharing("method", method, teacher)
 
     def trainable_parameters(self) -> list[nn.Parameter]:
         """The parameters for the optimizer: the student's and those of the method's learned parts.
@@ -475,6 +417,42 @@ class Distiller(nn.Module):
         if self.teacher is not None:
             self.teacher._apply(fn, recurse)  # type: ignore[no-untyped-call]
         return self
+
+
+def _refuse_parallel_wrappers(student: nn.Module) -> None:
+    """Guards against DDP-wrapped students."""
+    wrappers = (nn.parallel.DistributedDataParallel, nn.DataParallel)
+    for module in student.modules():
+        if isinstance(module, wrappers):
+            raise ValueError(
+                f"the student is wrapped in {type(module).__name__}, which averages the gradients "
+                "of only the first of two backward passes; pass the plain module and "
+                "DOT(process_group=...)"
+            )
+
+
+def _refuse_sharing(role: str, module: nn.Module, teacher: nn.Module) -> None:
+    """Guards against a trained module that shares a part or a parameter with the teacher."""
+    if module is teacher:
+        raise ValueError(f"{role} and teacher are the same object; give one a copy.deepcopy of the other")
+    theirs = dict(_members(teacher))
+    for identity, name in _members(module):
+        if identity in theirs:
+            raise ValueError(
+                f"{role} and teacher share memory ({name!r} is the teacher's {theirs[identity]!r}), "
+                "so that training one would move the other; use copy.deepcopy"
+            )
+
+
+def _members(module: nn.Module) -> Iterator[tuple[tuple[str, int], str]]:
+    for name, submodule in module.named_modules():
+        yield ("module", id(submodule)), name
+    for name, parameter in module.named_parameters():
+        # By storage: load_state_dict(assign=True) leaves two parameters over one storage.
+        # Meta, lazy and sharded parameters have no address.
+        plain = type(parameter) is nn.Parameter
+        address = parameter.untyped_storage().data_ptr() if plain else 0
+        yield (("storage", address) if address else ("parameter", id(parameter))), name
 
 
 def _task_method(method: object, options: dict[str, Any]) -> TaskMethod | None:

@@ -13,8 +13,10 @@ from dotkd.optim import DOT, DOTAdamW, MultiMomentumSGD
 from dotkd.recipe import load_recipe
 from dotkd.runs import ENVIRONMENT, LAST, METRICS, STUDENT, read_json
 from dotkd.train import build as building
-from dotkd.train import build_run, check_recipe, read_checkpoint, train
+from dotkd.train import build_run, train
+from dotkd.train.build import check_recipe
 from dotkd.train.loop import provide_teacher
+from dotkd.train.state import read_checkpoint, restore
 
 SHORT = ["schedule.epochs=2"]
 CONTROL = "quick/digits-kd-control"
@@ -233,3 +235,18 @@ def test_a_control_resumes_to_the_same_bits(teacher, tmp_path):
     train(recipe, tmp_path / "stopped", teacher=teacher, resume=True)
     assert lines(tmp_path / "stopped") == lines(tmp_path / "alone")
     assert (tmp_path / "stopped" / STUDENT).read_bytes() == (tmp_path / "alone" / STUDENT).read_bytes()
+
+
+def test_the_kernel_is_chosen_by_the_device_of_the_resumed_run(teacher, tmp_path):
+    for name in ("digits-kd", "digits-kd-dot"):
+        recipe, folder = load_recipe(f"quick/{name}", SHORT), tmp_path / name
+        with pytest.raises(Stop):
+            train(recipe, folder, teacher=teacher, on_epoch=[stop])
+        state = read_checkpoint(folder / LAST)
+        for group in state["optimizer"]["param_groups"]:
+            assert group["fused"] is None
+            group["fused"] = True  # as of a run on a GPU
+        torch.save(state, folder / LAST)
+        run = build_run(recipe, teacher)
+        restore(run, folder)
+        assert [group["fused"] for group in run.optimizer.param_groups] == [None]

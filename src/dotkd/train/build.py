@@ -114,13 +114,20 @@ def build_run(recipe: Recipe, teacher: Path | nn.Module | None = None) -> RunSta
 
     Args:
         recipe: The recipe.
-        teacher: As for :func:`check_recipe`, with weights.
+        teacher: The file of the teacher's weights, or a network, which becomes the run's own. None: as the
+            recipe says.
 
     Returns:
         The run.
 
     Raises:
-        BadInput: As :func:`check_recipe`.
+        BadInput: There is no such device, data or checkpoint, or they do not fit together.
+
+    Example:
+        >>> from dotkd.recipe import load_recipe
+        >>> run = build_run(load_recipe("quick/digits-plain"))
+        >>> len(run.data.train), type(run.optimizer).__name__
+        (1200, 'SGD')
     """
     return check_recipe(recipe, teacher).start()
 

@@ -108,6 +108,9 @@ def restore(run: RunState, folder: Path) -> None:
         raise BadInput(f"{folder / LAST}: not a checkpoint of this run: it is of another recipe")
     try:
         run.objective.load_state_dict(state["objective"])
+        for saved, own in zip(state["optimizer"]["param_groups"], run.optimizer.param_groups, strict=True):
+            if "fused" in own:
+                saved["fused"] = own["fused"]  # the device may be another one
         run.optimizer.load_state_dict(state["optimizer"])
         for param, buffers in run.optimizer.state.items():
             for key, value in buffers.items():  # fused kernels want the memory format of the weight

@@ -35,6 +35,14 @@ def train_epoch(run: RunState, on_step: OnStep | None = None) -> dict[str, float
 
     Raises:
         Diverged: A loss was not finite.
+
+    Example:
+        >>> from dotkd.recipe import load_recipe
+        >>> from dotkd.train import build_run
+        >>> run = build_run(load_recipe("quick/digits-plain"))
+        >>> metrics = train_epoch(run)
+        >>> 0 < metrics["train_accuracy"] < 1
+        True
     """
     recipe, data = run.recipe, run.data.train
     steps = math.ceil(len(data) / recipe.data.batch_size)
