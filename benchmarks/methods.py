@@ -16,7 +16,7 @@ from measuring import arguments, medians, take_turns, write
 from dotkd import DOT, Distiller
 from dotkd.methods import has_teacher, method_names
 from dotkd.models import create_model
-from dotkd.train.objective import differentiate
+from dotkd.train.differentiate import differentiate
 
 BATCH, IMAGES, CLASSES = 64, 50_000, 100
 

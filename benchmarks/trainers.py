@@ -1,6 +1,6 @@
 """The two trainers that benchmarks compare, on the same random images and with the same random weights.
 
-:class:`Ours` is what ``dotkd train`` does: a session, and epochs of ``dotkd.train.epoch``; only the files of
+:class:`Ours` is what ``dotkd train`` does: a run, and epochs of ``dotkd.train.step``; only the files of
 a data set are not read. :func:`published` is the trainer of :mod:`published`.
 """
 
@@ -31,11 +31,10 @@ from torch import nn
 
 from dotkd.data import ImageData, Splits
 from dotkd.models import create_model
-from dotkd.networks import build_teacher
 from dotkd.recipe import Recipe
 from dotkd.recipe.load import make_recipe
-from dotkd.train.epoch import compile_step, train_epoch
-from dotkd.train.session import Session, start
+from dotkd.train.build import build_run
+from dotkd.train.step import compile_step, train_epoch
 
 CLASSES, SIDE = 100, 32
 LR, WEIGHT_DECAY = 0.01, 5e-4
@@ -161,8 +160,8 @@ class Ours:
         with teacher_file(setting) as path:
             recipe = setting.recipe(path, optimizer, run)
             splits = Splits(data, None, data)
-            with mock.patch("dotkd.train.session.build_data", return_value=splits):
-                self.session: Session = start(recipe, build_teacher(recipe, path))
+            with mock.patch("dotkd.train.build.build_data", return_value=splits):
+                self.session = build_run(recipe, path)
         compile_step(self.session)
         self.replay = replay
         self.metrics: dict[str, Any] = {}

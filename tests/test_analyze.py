@@ -10,17 +10,16 @@ import torch
 
 from dotkd import runs
 from dotkd.analyze import PARTS, Plan, analyze, plan
-from dotkd.build import build_data
 from dotkd.compare import compare
 from dotkd.errors import BadInput
-from dotkd.networks import load_student
 from dotkd.recipe import load_recipe
 from dotkd.records import Analysis, MeasuredOn
 from dotkd.runs import ANALYSIS, LAST, RESULTS, STUDENT
 from dotkd.seeding import random_stream
-from dotkd.train.evaluate import evaluate
-from dotkd.train.loop import train
-from dotkd.train.teacher import provide_teacher
+from dotkd.train.build import build_data
+from dotkd.train.loop import provide_teacher, train
+from dotkd.train.networks import load_student
+from dotkd.train.scores import score
 
 slow = pytest.mark.slow
 SHORT = ["schedule.epochs=3", "student.model=small/mlp16"]
@@ -54,9 +53,7 @@ def test_the_middle_of_the_surface_is_the_student(folder):
     assert surface["task"][1][1] == pytest.approx(found["quality"]["nll"], rel=1e-5)
     total = 0.1 * surface["task"][1][1] + 0.9 * surface["distill"][1][1]
     assert surface["total"][1][1] == pytest.approx(total, rel=1e-5)
-    assert evaluate(student, held_out).loss == pytest.approx(
-        surface["task"][1][1], rel=0.3
-    )  # 150 of 200 images
+    assert score(student, held_out).loss == pytest.approx(surface["task"][1][1], rel=0.3)  # 150 of 200 images
 
 
 @slow
@@ -114,7 +111,7 @@ def test_the_line_ends_at_both_students(folder):
     middle = halfway(folder)
     recipe = load_recipe(folder / "plain" / "seed-0" / "recipe.toml")
     order = torch.randperm(200, generator=random_stream(0, "analysis.images"))[:150]
-    found = evaluate(middle, build_data(recipe.data).validation.subset(order))
+    found = score(middle, build_data(recipe.data).validation.subset(order))
     assert (line["task"][8], line["accuracy"][8]) == pytest.approx((found.loss, found.accuracy), rel=1e-5)
 
 

@@ -18,8 +18,8 @@ PACKAGE = "dotkd"
 # From the ground up: a unit may import those that stand before it.
 ORDER = (
     *("errors", "_validate", "processes", "seeding", "optim", "losses", "features", "data", "models"),
-    *("methods", "distiller", "analysis", "recipe", "records", "runs", "build", "networks", "train"),
-    *("evaluate", "export", "analyze", "report", "compare", "console", "cli", "__main__"),
+    *("methods", "distiller", "analysis", "recipe", "records", "runs", "train"),
+    *("export", "analyze", "report", "compare", "console", "cli", "__main__"),
 )
 # Packages that must work without the rest of the house -> what they may import beside the standard library.
 ALONE = {"optim": {"torch"}}

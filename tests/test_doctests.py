@@ -30,14 +30,16 @@ PUBLIC = [
     "dotkd.distiller",
     "dotkd.features",
 ]
-PUBLIC += ["dotkd.analysis", "dotkd.models", "dotkd.recipe"]
+PUBLIC += ["dotkd.analysis", "dotkd.models", "dotkd.recipe", "dotkd.train"]
 # Nobody makes one of these by hand; what makes them has the example.
 SHOWN_ELSEWHERE = {
     "dotkd.methods.Setting": "dotkd.methods.Method",
     "dotkd.analysis.Conflict": "dotkd.analysis.gradient_conflict",
     "dotkd.recipe.Recipe": "dotkd.recipe.load_recipe",
     "dotkd.data.Splits": "dotkd.data.load_digits",
-    "dotkd.distiller.Losses": "dotkd.distiller.Distiller",
+    "dotkd.train.Evaluated": "dotkd.train.evaluate",
+    "dotkd.train.RunState": "dotkd.train.build_run",
+    "dotkd.train.Scores": "dotkd.train.score",
     "dotkd.optim.StreamOptimizer": "dotkd.optim.MultiMomentumSGD",
 }
 BLOCK = re.compile(r"^```python[^\n]*\n(.*?)^```[ \t]*$", re.MULTILINE | re.DOTALL)

@@ -11,10 +11,10 @@ import torch
 from dotkd import export as module
 from dotkd.errors import BadInput, RunFailed
 from dotkd.export import FORMATS, export
-from dotkd.networks import load_student
 from dotkd.recipe import load_recipe
 from dotkd.runs import RECIPE, STUDENT
 from dotkd.train.loop import train
+from dotkd.train.networks import load_student
 
 STUDENTS = {"small/mlp16": [], "small/cnn4": ["student.mean=[0.3]", "student.std=[0.2]"]}
 needs_onnx = pytest.mark.skipif(importlib.util.find_spec("onnx") is None, reason="needs the extra 'onnx'")
@@ -83,9 +83,9 @@ class Shifted:
     def __init__(self, shift: float) -> None:
         self.shift = shift
 
-    def __call__(self, student, _recipe, _images, path):
+    def __call__(self, student, _images, path):
         path.write_bytes(b"wrong")
-        return lambda images: student(images) + self.shift
+        return lambda images: student.network(images) + self.shift
 
 
 @pytest.mark.parametrize("shift", [1.0, 1e-2, float("nan"), float("inf")])
@@ -101,9 +101,9 @@ def test_a_wrong_writer_is_refused_and_nothing_is_written(run, tmp_path, monkeyp
 
 
 def test_a_writer_that_keeps_the_size_of_its_example_is_refused(run, tmp_path, monkeypatch) -> None:
-    def write(student, _recipe, images, path):
+    def write(student, images, path):
         path.write_bytes(b"")
-        return lambda _images: student(images)
+        return lambda _images: student.network(images)
 
     monkeypatch.setitem(module._WRITERS, "torch", write)
     with pytest.raises((RunFailed, RuntimeError)):

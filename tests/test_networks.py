@@ -4,12 +4,12 @@ import pytest
 import torch
 
 from dotkd.errors import BadInput
-from dotkd.evaluate import evaluate_student
-from dotkd.networks import load_student
 from dotkd.recipe import load_recipe, recipe_text
 from dotkd.recipe.load import make_recipe
 from dotkd.runs import read_run
+from dotkd.train import evaluate
 from dotkd.train.loop import train
+from dotkd.train.networks import load_student
 
 SHORT = ["schedule.epochs=3", "student.model=small/mlp16"]
 
@@ -30,7 +30,7 @@ def test_a_checkpoint_of_a_run_is_known_by_its_folder(run):
 
 def test_the_best_epoch_can_be_measured(run):
     best = read_run(run).results["best"]
-    quality, images, _ = evaluate_student(run / "checkpoints" / "best.pt")
+    quality, images, _ = evaluate(run / "checkpoints" / "best.pt")
     assert images == 397
     assert quality.accuracy == pytest.approx(best["test_accuracy"])
     assert quality.loss == pytest.approx(best["test_loss"])
@@ -50,11 +50,11 @@ def test_a_checkpoint_away_from_its_run_needs_its_recipe(run, tmp_path):
 def test_a_published_file_is_measured_as_the_student_of_a_recipe(run, tmp_path, wrap):
     student, recipe = load_student(run)
     torch.save(wrap(student.state_dict()), tmp_path / "net.pth")
-    quality, _, named = evaluate_student(tmp_path / "net.pth", recipe)
-    assert quality == evaluate_student(run)[0]
+    quality, _, named = evaluate(tmp_path / "net.pth", recipe)
+    assert quality == evaluate(run)[0]
     assert named.name == recipe.name
     with pytest.raises(BadInput, match=r"net\.pth: does not fit MLP: .*other shape"):
-        evaluate_student(tmp_path / "net.pth", load_recipe("quick/digits-teacher"))
+        evaluate(tmp_path / "net.pth", load_recipe("quick/digits-teacher"))
 
 
 def test_a_function_of_the_user_makes_the_model_when_the_user_gives_the_recipe(tmp_path, monkeypatch):
@@ -66,8 +66,8 @@ def test_a_function_of_the_user_makes_the_model_when_the_user_gives_the_recipe(t
     recipe = load_recipe("quick/digits-plain", ["schedule.epochs=1", "student.model=ournet:make"])
     train(recipe, tmp_path / "run")
     with pytest.raises(BadInput, match="does not decide what code is run"):
-        evaluate_student(tmp_path / "run")
-    assert evaluate_student(tmp_path / "run", recipe)[0].accuracy == pytest.approx(
+        evaluate(tmp_path / "run")
+    assert evaluate(tmp_path / "run", recipe)[0].accuracy == pytest.approx(
         read_run(tmp_path / "run").results["last"]["test_accuracy"]
     )
 

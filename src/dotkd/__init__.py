@@ -1,6 +1,6 @@
 """Knowledge distillation seen from the optimizer's side: two losses, two gradients, two momenta.
 
-The names below are loaded on first use, so that ``import dotkd.optim`` stays as light as torch.
+The names are loaded on first use, so that ``import dotkd.optim`` stays as light as torch.
 """
 
 from importlib import import_module
@@ -10,8 +10,8 @@ if TYPE_CHECKING:
     from dotkd.data import Batch, load_digits
     from dotkd.distiller import Distiller, Losses
     from dotkd.methods import Method, Outputs, create_method
-    from dotkd.networks import load_student
     from dotkd.optim import DOT, DOTAdamW, MultiMomentumSGD
+    from dotkd.train.networks import load_student
 
     __version__: str
 
@@ -26,7 +26,7 @@ _HOME = {
     "create_method": "dotkd.methods",
     "Batch": "dotkd.data",
     "load_digits": "dotkd.data",
-    "load_student": "dotkd.networks",
+    "load_student": "dotkd.train.networks",
 }
 
 __all__ = [

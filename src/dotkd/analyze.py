@@ -16,31 +16,30 @@ from torch.nn.functional import cross_entropy
 
 from dotkd import analysis, records
 from dotkd.data import Batch, Images
-from dotkd.distiller import Distiller
 from dotkd.errors import BadInput
-from dotkd.networks import build_teacher, refuse_own_code
 from dotkd.recipe import Recipe, load_recipe
 from dotkd.runs import ANALYSIS, ENVIRONMENT, LAST, RECIPE, STUDENT, is_finished, read_json, write_json
 from dotkd.seeding import random_stream
+from dotkd.train.build import build_run
 from dotkd.train.environment import file_checksum
-from dotkd.train.evaluate import in_evaluation_mode
-from dotkd.train.session import Session, read_checkpoint, restore, start
+from dotkd.train.networks import refuse_own_code
+from dotkd.train.scores import in_evaluation_mode
+from dotkd.train.state import RunState, read_checkpoint, restore
 
 # ---------------------------------------------------------------- finished runs
 
 
-def _open(folder: Path, given: Recipe | None) -> Session:
+def _open(folder: Path, given: Recipe | None) -> RunState:
     """Rebuild a run at its last epoch; ``given`` is its recipe if the student is made by a function."""
     recipe = load_recipe(folder / RECIPE)
     if given is not None:
-        run = given.run.model_copy(update={"seed": recipe.run.seed})
-        recipe = given.model_copy(update={"run": run})
+        seeded = given.run.model_copy(update={"seed": recipe.run.seed})
+        recipe = given.model_copy(update={"run": seeded})
     else:
         refuse_own_code(recipe, folder)
-    teacher = None if recipe.teacher is None else build_teacher(recipe, _teacher_file(folder, recipe))
-    session = start(recipe, teacher)
-    restore(session, folder)
-    return session
+    run = build_run(recipe, None if recipe.teacher is None else _teacher_file(folder, recipe))
+    restore(run, folder)
+    return run
 
 
 def _teacher_file(folder: Path, recipe: Recipe) -> Path | None:
@@ -67,19 +66,19 @@ def _student_state(folder: Path) -> dict[str, Tensor]:
 class _Opened(NamedTuple):
     """A run at its last epoch, with the options of the parts."""
 
-    session: Session
+    state: RunState
     grid: int
     reference: Path | None
 
     def params(self) -> list[nn.Parameter]:
         """Trainable parameters of the student."""
-        return [param for param in self.session.objective.student.parameters() if param.requires_grad]
+        return [param for param in self.state.objective.student.parameters() if param.requires_grad]
 
     def mean_losses(self, data: Images, *, accuracy: bool = False) -> dict[str, Tensor]:
         """Mean losses: raw ``task`` and ``distill``, and the ``total`` that is differentiated."""
         sums: dict[str, Tensor] = {}
-        for batch in data.batches(self.session.recipe.data.batch_size):
-            losses = self.session.objective(batch.images, batch.labels, index=batch.index, progress=1.0)
+        for batch in data.batches(self.state.recipe.data.batch_size):
+            losses = self.state.objective(batch.images, batch.labels, index=batch.index, progress=1.0)
             found = {"task": losses.raw_task, "total": losses.task}
             if losses.distill is not None:
                 found |= {"distill": losses.raw_distill, "total": losses.task + losses.distill}
@@ -123,11 +122,8 @@ _DENSITY_SAMPLES, _DENSITY_STEPS, _DENSITY_POINTS = 1, 26, 201
 
 def _sharpness(run: _Opened, data: Images) -> dict[str, records.Sharpness]:
     """Curvature of each raw loss at the student."""
-    objective = run.session.objective
-    weights = {"task": 1.0}
-    if isinstance(objective, Distiller):
-        method = objective.method
-        weights = {"task": method.task_weight, "distill": method.distill_weight * method.ramp(1.0)}
+    objective = run.state.objective
+    weights = objective.weights()
     batch = data.batch(torch.arange(len(data), device=data.device))
 
     def raw(kind: str) -> Tensor:  # with its graph, which the logged raw losses lack
@@ -174,11 +170,11 @@ _BATCH = 256
 
 def _quality(run: _Opened, data: Images) -> records.Quality:
     """Calibration, proper scores, robustness and worst classes; with a teacher, agreement with it."""
-    model, objective = run.session.deployable.eval(), run.session.objective
+    model, objective = run.state.deployable.eval(), run.state.objective
     logits, target = _logits(model, data)
     diagram = analysis.reliability_diagram(logits, target)
     found: dict[str, Any] = {}
-    if isinstance(objective, Distiller):
+    if objective.teacher is not None:
         teach = objective.teach
         theirs, _ = _logits(lambda images: teach(images).logits, data)
         if theirs.shape == logits.shape:
@@ -257,7 +253,7 @@ def _accuracy(model: nn.Module, data: Images, change: Callable[[Batch], Tensor])
 
 def _cost(run: _Opened, data: Images) -> records.Cost:
     """Parameters, FLOPs and latency of the deployable student on one image."""
-    model, image = run.session.deployable.eval(), data.batch([0]).images
+    model, image = run.state.deployable.eval(), data.batch([0]).images
     return records.Cost(
         parameters=analysis.parameter_count(model),
         flops=analysis.flops(model, image),
@@ -274,7 +270,7 @@ def _interpolation(run: _Opened, data: Images) -> records.Interpolation:
     """Losses and accuracy from the reference's student, at 0, to this run's, at 1."""
     assert run.reference is not None
     recipe = load_recipe(run.reference / RECIPE)
-    ours = run.session.objective.student.state_dict(keep_vars=True)
+    ours = run.state.objective.student.state_dict(keep_vars=True)
     theirs = _student_state(run.reference)
     if reason := _difference(ours, theirs):
         return records.Interpolation(arm=recipe.name, seed=recipe.run.seed, reason=reason)
@@ -286,10 +282,10 @@ def _interpolation(run: _Opened, data: Images) -> records.Interpolation:
     curves = analysis.interpolation(
         lambda: run.mean_losses(data, accuracy=True),
         [ours[name] for name in weights],
-        [theirs[name].to(run.session.device) for name in weights],
+        [theirs[name].to(run.state.device) for name in weights],
         [1 - step for step in steps],
         buffers_a=[ours[name] for name in buffers],
-        buffers_b=[theirs[name].to(run.session.device) for name in buffers],
+        buffers_b=[theirs[name].to(run.state.device) for name in buffers],
     )
     found = {name: _numbers(values) for name, values in curves.items()}
     return records.Interpolation.model_validate(
@@ -426,26 +422,26 @@ def _measure(
     wanted: Plan, recipe: Recipe | None, images: int, grid: int, on_part: Callable[[Path, str], None]
 ) -> records.Analysis:
     folder = wanted.run
-    session = _open(folder, recipe)
-    run = _Opened(session, grid, wanted.reference)
-    split = "test" if session.data.validation is None else "validation"
-    remembers = isinstance(session.objective, Distiller) and "index" in session.objective.method.needs
+    state = _open(folder, recipe)
+    run = _Opened(state, grid, wanted.reference)
+    split = "test" if state.data.validation is None else "validation"
+    remembers = "index" in state.objective.needs
     losses_split = "train" if remembers else split
     found = _kept(folder / ANALYSIS).model_copy(
         update={
-            "epoch": session.epoch,
+            "epoch": state.epoch,
             "split": split,
-            "images": min(images, len(getattr(session.data, split))),
+            "images": min(images, len(getattr(state.data, split))),
             "losses_split": losses_split,
         }
     )
-    with in_evaluation_mode(session.objective):
+    with in_evaluation_mode(state.objective):
         for name in wanted.parts:
             on_part(folder, name)
             part = PARTS[name]
             source = losses_split if part.of_losses else split
             count = images if part.most_images is None else min(images, part.most_images)
-            data = _choose(getattr(session.data, source), count)
+            data = _choose(getattr(state.data, source), count)
             on = records.MeasuredOn(split=source, images=len(data))
             measured = {name: part.measure(run, data), "measured_on": {**found.measured_on, name: on}}
             found = found.model_copy(update=measured)

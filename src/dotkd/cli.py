@@ -166,15 +166,11 @@ def train(
 ) -> None:
     """Train the student of a recipe, and first its teacher if the teacher is a recipe too."""
     from dotkd.console import bars, console, show_epoch, show_results
-    from dotkd.recipe import load_recipe
-    from dotkd.runs import RECIPE, is_finished
-    from dotkd.train.loop import check_folder
+    from dotkd.recipe import Recipe, load_recipe
+    from dotkd.runs import RECIPE
     from dotkd.train.loop import train as train_recipe
-    from dotkd.train.teacher import check_recipe, provide_teacher, teacher_recipe
 
     loaded = load_recipe(recipe, overrides or [])
-    check_folder(loaded, output, resume=resume)
-    check_recipe(loaded)
     if resume and not (output / RECIPE).exists():
         console.print(f"nothing to resume in {output}: a new run")
     callbacks = [show_epoch]
@@ -183,13 +179,15 @@ def train(
 
         callbacks.append(TensorBoard(output))
     with bars() as progress:
-        wanted = teacher_recipe(loaded)
-        if wanted is not None and not is_finished(output / "teacher"):
-            progress.teacher(loaded.name, wanted.schedule.epochs)
-        teacher = provide_teacher(loaded, output / "teacher", on_step=progress.step)
-        progress.run(loaded.name, loaded.run.seed)
+
+        def on_run(started: Recipe) -> None:
+            if started is loaded:
+                progress.run(loaded.name, loaded.run.seed)
+            else:
+                progress.teacher(loaded.name, started.schedule.epochs)
+
         results = train_recipe(
-            loaded, output, teacher=teacher, resume=resume, on_epoch=callbacks, on_step=progress.step
+            loaded, output, resume=resume, on_run=on_run, on_epoch=callbacks, on_step=progress.step
         )
     show_results(results)
 
@@ -280,11 +278,11 @@ def evaluate(
     device: Annotated[str, typer.Option(help="auto, cpu or cuda:N.")] = "auto",
 ) -> None:
     """Measure a network on the test images: top-1, top-5, negative log-likelihood."""
-    from dotkd.console import show_quality
-    from dotkd.evaluate import evaluate_student
+    from dotkd.console import show_scores
+    from dotkd.train import evaluate as evaluate_student
 
-    quality, images, found = evaluate_student(run, _recipe_or_none(recipe), root=root, device=device)
-    show_quality(found.name, quality, images)
+    scores, images, found = evaluate_student(run, _recipe_or_none(recipe), root=root, device=device)
+    show_scores(found.name, scores, images)
 
 
 @verb("dotkd export runs/dot --format onnx --output student.onnx")

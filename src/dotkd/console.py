@@ -3,14 +3,15 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 if TYPE_CHECKING:
-    from dotkd.train.evaluate import Quality
+    from dotkd.records import EpochMetrics, Results
+    from dotkd.train.scores import Scores
 
 console = Console(markup=False, emoji=False)  # recipe names are no markup
 
@@ -65,44 +66,43 @@ def bars(runs: int = 1) -> Iterator[Bars]:
         shown.end()
 
 
-def show_epoch(metrics: dict[str, Any]) -> None:
+def show_epoch(metrics: "EpochMetrics") -> None:
     """Print the metrics of an epoch on one line."""
-    parts = [f"epoch {metrics['epoch']:>3}", f"task {metrics['train_task_loss']:.4f}"]
-    if metrics["train_distill_loss"] is not None:
-        parts.append(f"distill {metrics['train_distill_loss']:.4f}")
-        cosine = metrics["gradient_cosine"]
+    parts = [f"epoch {metrics.epoch:>3}", f"task {metrics.train_task_loss:.4f}"]
+    if metrics.train_distill_loss is not None:
+        parts.append(f"distill {metrics.train_distill_loss:.4f}")
+        cosine = metrics.gradient_cosine
         parts.append("cosine    -  " if cosine is None else f"cosine {cosine:+.3f}")
-    if metrics["validation_accuracy"] is not None:
-        parts.append(f"validation {100 * metrics['validation_accuracy']:.2f} %")
-    parts.append(f"{metrics['seconds']:.1f} s")
+    if metrics.validation_accuracy is not None:
+        parts.append(f"validation {100 * metrics.validation_accuracy:.2f} %")
+    parts.append(f"{metrics.seconds:.1f} s")
     console.print("  ".join(parts), soft_wrap=True)
 
 
-def show_results(results: dict[str, Any]) -> None:
+def show_results(results: "Results") -> None:
     """Print the results of a run."""
-    table = Table(title=f"{results['name']}, seed {results['seed']}")
+    table = Table(title=f"{results.name}, seed {results.seed}")
     for column in ("", "epoch", "test accuracy", "test loss", "validation accuracy"):
         table.add_column(column, justify="right" if column else "left")
-    for label in ("last", "best"):
-        row = results[label]
-        if row is not None:
-            found = row["validation_accuracy"]
+    for label, row in (("last", results.last), ("best", results.best)):
+        if row is not None and row.test_accuracy is not None:
+            found = row.validation_accuracy
             table.add_row(
                 f"{label} epoch",
-                str(row["epoch"]),
-                f"{100 * row['test_accuracy']:.2f} %",
-                f"{row['test_loss']:.4f}",
+                str(row.epoch),
+                f"{100 * row.test_accuracy:.2f} %",
+                f"{row.test_loss:.4f}",
                 "-" if found is None else f"{100 * found:.2f} %",
             )
     console.print(table)
 
 
-def show_quality(name: str, quality: "Quality", images: int) -> None:
+def show_scores(name: str, scores: "Scores", images: int) -> None:
     """Print the numbers of an evaluation."""
     table = Table(title=f"{name}: {images} test images")
     for column in ("top-1", "top-5", "NLL"):
         table.add_column(column, justify="right")
-    table.add_row(f"{100 * quality.accuracy:.2f} %", f"{100 * quality.top5:.2f} %", f"{quality.loss:.4f}")
+    table.add_row(f"{100 * scores.accuracy:.2f} %", f"{100 * scores.top5:.2f} %", f"{scores.loss:.4f}")
     console.print(table)
 
 

@@ -1,4 +1,4 @@
-"""``export``: a student for use elsewhere, each format read back and checked against the student itself."""
+"""``export``: a student in another format, read back and checked against the student itself."""
 
 import warnings
 from collections.abc import Callable
@@ -6,18 +6,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from dotkd.errors import BadInput, RunFailed, missing_extra
-from dotkd.networks import load_student, save_student
 from dotkd.recipe import Recipe
 from dotkd.runs import write_atomically
+from dotkd.train.networks import StudentFile, read_student, save_student
 
 
 def export(source: Path, target: Path, file_format: str, recipe: Recipe | None = None) -> float:
-    """Write a student in another format and compare the logits of what was written.
+    """Write a student in another format and compare its logits with those of the written file.
 
-    The check runs on random images in a batch of another size than the export saw.
+    The check uses random images in a batch of another size than the export saw.
 
     Args:
         source: ``student.safetensors``, the folder of a finished run, or a checkpoint of one.
@@ -25,7 +25,7 @@ def export(source: Path, target: Path, file_format: str, recipe: Recipe | None =
         file_format: ``"safetensors"``: weights, with the recipe in the metadata. ``"torch"``: a program of
             ``torch.export``, which needs neither this package nor the model's code. ``"onnx"``: the extra
             ``onnx``. Both programs take images [B, C, H, W] in [0, 1] for any B and return logits.
-        recipe: The recipe whose student it is; None where the file or its run knows.
+        recipe: The recipe of the student; None: the one in the file or beside it.
 
     Returns:
         The largest difference of a logit, relative to the largest logit.
@@ -38,16 +38,15 @@ def export(source: Path, target: Path, file_format: str, recipe: Recipe | None =
         raise BadInput(f"unknown format {file_format!r} (known: {', '.join(FORMATS)})")
     if target.is_dir():
         raise BadInput(f"{target} is a folder, and a file is wanted, such as {target / 'student.onnx'}")
-    student, recipe = load_student(source, recipe)
-    facts = recipe.data.facts()
-    shape = (5, facts.channels, facts.height, facts.width)
+    student = read_student(source, recipe)
+    shape = (5, student.facts.channels, student.facts.height, student.facts.width)
     images = torch.rand(shape, generator=torch.Generator().manual_seed(0))
     differences: list[float] = []
 
     def write(path: Path) -> None:
-        written = _WRITERS[file_format](student, recipe, images[:2], path)
+        written = _WRITERS[file_format](student, images[:2], path)
         with torch.no_grad():
-            ours, theirs = student(images), written(images)
+            ours, theirs = student.network(images), written(images)
         differences.append(float((ours - theirs).abs().max() / ours.abs().max()))
         if not differences[0] <= 1e-4:
             raise RunFailed(f"{target}: not written, its logits differ by {differences[0]:.1e} (relative)")
@@ -59,22 +58,22 @@ def export(source: Path, target: Path, file_format: str, recipe: Recipe | None =
 Logits = Callable[[Tensor], Tensor]
 
 
-def _safetensors(student: nn.Module, recipe: Recipe, _images: Tensor, path: Path) -> Logits:
-    save_student(student, recipe, path)
-    return load_student(path, recipe)[0]
+def _safetensors(student: StudentFile, _images: Tensor, path: Path) -> Logits:
+    save_student(*student, path)
+    return read_student(path, student.recipe, student.facts).network
 
 
-def _torch(student: nn.Module, _recipe: Recipe, images: Tensor, path: Path) -> Logits:
+def _torch(student: StudentFile, images: Tensor, path: Path) -> Logits:
     batch = {0: torch.export.Dim("batch")}
-    program = torch.export.export(student, (images,), dynamic_shapes=(batch,))
-    with path.open("wb") as file:  # by its name torch would want an ending of its own
+    program = torch.export.export(student.network, (images,), dynamic_shapes=(batch,))
+    with path.open("wb") as file:  # torch wants another suffix for a path
         torch.export.save(program, file)
     with path.open("rb") as file:
         module: Logits = torch.export.load(file).module()
     return module
 
 
-def _onnx(student: nn.Module, _recipe: Recipe, images: Tensor, path: Path) -> Logits:
+def _onnx(student: StudentFile, images: Tensor, path: Path) -> Logits:
     try:
         import onnx
         import onnxscript  # noqa: F401 (torch.onnx needs it)
@@ -82,9 +81,9 @@ def _onnx(student: nn.Module, _recipe: Recipe, images: Tensor, path: Path) -> Lo
     except ImportError:
         raise missing_extra("format 'onnx'", "onnx") from None
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the exporter warns of its own parts
+        warnings.simplefilter("ignore")  # of the exporter about its own parts
         program: Any = torch.onnx.export(
-            student,
+            student.network,
             (images,),
             input_names=["images"],
             output_names=["logits"],
@@ -102,7 +101,7 @@ def _onnx(student: nn.Module, _recipe: Recipe, images: Tensor, path: Path) -> Lo
     return run
 
 
-_WRITERS: dict[str, Callable[[nn.Module, Recipe, Tensor, Path], Logits]] = {
+_WRITERS: dict[str, Callable[[StudentFile, Tensor, Path], Logits]] = {
     "safetensors": _safetensors,
     "torch": _torch,
     "onnx": _onnx,

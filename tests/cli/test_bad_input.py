@@ -55,7 +55,7 @@ MISTAKES = [
     (["optimiser.lr=1"], "optimiser: unknown key; did you mean 'optimizer'"),
     (
         ["optimizer.name=adam"],
-        r"optimizer\.name: unknown optimizer 'adam' \(known: sgd, dot, control, deepkd\)",
+        r"optimizer\.name: unknown optimizer 'adam'; did you mean 'adamw'\? \(known: sgd, dot, .*dot-adamw\)",
     ),
     (["method.name=kdd"], r"method\.name: unknown method 'kdd'; nearest: 'd?kd'"),
     (["student.model=mlp16"], r"student\.model: unknown model 'mlp16'; nearest: 'small/mlp16'"),

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from dotkd import cli, runs
-from dotkd.train.session import read_checkpoint
+from dotkd.train.state import read_checkpoint
 
 PLAIN = "quick/digits-plain"
 TINY = ["student.model=small/mlp16", "schedule.epochs=1"]

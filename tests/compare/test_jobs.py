@@ -121,9 +121,9 @@ def test_a_killed_process_is_the_failure_of_its_own_run(tmp_path):
     (failed,) = [arm for arm, ending in endings.items() if isinstance(ending, Exception)]
     assert type(endings.pop(failed)) is RunFailed
     assert sorted([failed, *endings]) == ["a", "b", "c"]
-    assert all(ending["last"]["epoch"] == 25 for ending in endings.values())
+    assert all(ending.last.epoch == 25 for ending in endings.values())
     ((_, again),) = run_jobs([job for job in jobs if job.arm == failed])
-    assert again["last"]["epoch"] == 25
+    assert again.last.epoch == 25
 
 
 def test_giving_up_does_not_wait_for_what_is_running(tmp_path):

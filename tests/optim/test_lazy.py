@@ -14,9 +14,9 @@ from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_di
 from torch.nn import functional
 from torch.nn.utils import get_total_norm
 
-from dotkd.build import build_optimizer
 from dotkd.optim import DOT, DOTAdamW, MultiMomentumSGD, ReferenceDOT
 from dotkd.recipe.tables import ControlTable, DOTTable
+from dotkd.train.build import build_optimizer
 
 OPTIONS = {"lr": 0.1, "weight_decay": 0.01}
 KEYS = {"task_momentum_buffer", "distill_momentum_buffer", "held_task_gradient", "held_reach"}

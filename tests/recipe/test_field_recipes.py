@@ -5,13 +5,12 @@ import math
 import pytest
 import torch
 
-from dotkd.build import build_model
 from dotkd.data import ImageData, Splits
 from dotkd.recipe import load_recipe, recipe_names
 from dotkd.recipe.tables import ControlTable, DOTTable
-from dotkd.train import session as sessions
-from dotkd.train.epoch import train_epoch
-from dotkd.train.schedule import lr_factor
+from dotkd.train import build
+from dotkd.train.networks import build_model
+from dotkd.train.step import lr_factor, train_epoch
 from dotkd.train.teacher import teacher_recipe
 
 FIELD = ("cifar100", "tiny_imagenet", "imagenet")
@@ -126,13 +125,14 @@ def test_every_recipe_takes_two_steps(name, monkeypatch):
         data = ImageData(pixels, torch.arange(4), tuple(map(str, range(facts.num_classes))))
         return Splits(data, None, data)
 
-    monkeypatch.setattr(sessions, "build_data", fake)
+    monkeypatch.setattr(build, "build_data", fake)
     overrides = ["data.batch_size=2", "run.device=cpu", "run.threads=1"]
     recipe = load_recipe(name, overrides)
     taught_by = teacher_recipe(recipe)
     with torch.random.fork_rng():
-        teacher = taught_by and build_model(taught_by.student.model, taught_by.student, taught_by.data)
-        session = sessions.start(recipe, teacher)
+        table = taught_by and taught_by.student
+        teacher = table and build_model(table.model, table, taught_by.data.facts())
+        session = build.build_run(recipe, teacher)
         before = [param.detach().clone() for param in session.params]
         metrics = train_epoch(session)
     assert math.isfinite(metrics["train_task_loss"])

@@ -64,7 +64,7 @@ UNKNOWN_WORDS = [
     (
         DOT,
         "optimizer.name=adam",
-        r"optimizer\.name: unknown optimizer 'adam' \(known: sgd, dot, control, deepkd\)",
+        r"optimizer\.name: unknown optimizer 'adam'; did you mean 'adamw'\? \(known: sgd, dot, .*dot-adamw\)",
     ),
     (
         DOT,
@@ -151,6 +151,17 @@ TOGETHER = [
         r"optimizer.*: momentum - delta and momentum \+ delta must both lie in \[0, 1\), .* 0\.7 and 1\.1",
     ),
     (DOT, ["optimizer.name=control", "optimizer.delta=-0.1"], r"optimizer.*momentum=0\.9 and delta=-0\.1.*"),
+    (DOT, ["optimizer.name=dot-adamw", "optimizer.delta=0.2"], r"optimizer: .*0\.9 and delta=0\.2.*"),
+    (
+        DOT,
+        ["optimizer.name=adamw", "optimizer.betas=[0.9, 1.0]"],
+        r"optimizer\.betas\.1: must be .* 1, got 1\.0",
+    ),
+    (
+        PLAIN,
+        ["optimizer.name=dot-adamw", "optimizer.delta=0"],
+        r"optimizer 'dot-adamw' needs .*: use 'adamw', .*",
+    ),
     (DOT, ["schedule.warmup=40"], r"schedule.*: warmup must end before epochs = 40, got 40"),
     (
         DOT,
@@ -205,6 +216,8 @@ def places() -> list[tuple[str, list[str], str]]:
         ("optimizer", "sgd"): (PLAIN, []),
         ("published",): (DOT, ["published.accuracy=1.0", "published.source=a paper"]),
         ("optimizer", "control"): (DOT, ["optimizer.name=control"]),
+        ("optimizer", "adamw"): (PLAIN, ["optimizer.name=adamw"]),
+        ("optimizer", "dot-adamw"): (DOT, ["optimizer.name=dot-adamw"]),
         ("optimizer", "deepkd"): (DOT, ["optimizer.name=deepkd", "method.name=deepkd"]),
         ("schedule", "step"): (DOT, [*STEP, "schedule.milestones=[3]"]),
         ("schedule", "cosine"): (DOT, ["schedule.name=cosine"]),

@@ -6,8 +6,7 @@ from torch._dynamo.utils import counters
 
 from dotkd.recipe import load_recipe
 from dotkd.runs import read_run
-from dotkd.train.loop import train
-from dotkd.train.teacher import provide_teacher
+from dotkd.train.loop import provide_teacher, train
 
 pytestmark = [
     pytest.mark.gpu,
@@ -23,7 +22,7 @@ def test_a_run_on_a_gpu_learns_and_resumes(arm, precision, tmp_path):
     teacher = provide_teacher(recipe, tmp_path / "teacher")
 
     def stop(line):
-        if line["epoch"] == 2:
+        if line.epoch == 2:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):

@@ -8,15 +8,15 @@ import torch
 from PIL import Image
 from torch import nn
 
-from dotkd.build import build_model
 from dotkd.compare import RateSearch, compare
 from dotkd.errors import BadInput, RunFailed
 from dotkd.models import create_model, load_weights
-from dotkd.networks import build_teacher, load_student
 from dotkd.recipe import load_recipe
 from dotkd.runs import TUNING, read_json
+from dotkd.train.build import check_recipe
 from dotkd.train.loop import train
-from dotkd.train.teacher import check_recipe, teacher_recipe
+from dotkd.train.networks import build_model, build_teacher, load_student
+from dotkd.train.teacher import teacher_recipe
 
 SHORT = ["schedule.epochs=1", "student.model=small/cnn4"]
 
@@ -148,13 +148,13 @@ def test_a_pretrained_model_teaches_by_its_name_alone(tmp_path, monkeypatch):
 
 
 def test_only_divergence_takes_a_rate_out(tmp_path, monkeypatch):
-    from dotkd import jobs
+    from dotkd.compare import jobs
 
     def dies(*_args, **_options):
-        raise RunFailed("a process that decodes images has died")
+        raise RunFailed("a worker that decodes images has died")
 
     monkeypatch.setattr(jobs, "train", dies)
-    with pytest.raises(RunFailed, match="a process that decodes images has died"):
+    with pytest.raises(RunFailed, match="a worker that decodes images has died"):
         compare(
             [load_recipe("quick/digits-plain", SHORT)], 1, tmp_path / "out", search=RateSearch((0.05,), 1)
         )
@@ -200,7 +200,6 @@ def test_a_network_for_data_is_made_without_opening_them():
     from dotkd.data import DataFacts
 
     recipe = load_recipe("quick/digits-plain")
-    data = recipe.data.model_copy(update={"name": "folder", "root": "nowhere"})
-    model = build_model("small/cnn4", recipe.student, data, facts=DataFacts(3, 8, 8, 7, 1, 1))
+    model = build_model("small/cnn4", recipe.student, DataFacts(3, 8, 8, 7, 1, 1))
     assert isinstance(model, nn.Module)
     assert model(torch.rand(2, 3, 8, 8)).shape == (2, 7)

@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch import nn
 
-from dotkd.build import build_optimizer
 from dotkd.distiller import Losses
 from dotkd.recipe.tables import ControlTable, DOTTable, SGDTable
-from dotkd.train.objective import differentiate
+from dotkd.train.build import build_optimizer
+from dotkd.train.differentiate import differentiate
 
 MU, DELTA, LR, STEPS = 0.9, 0.075, 1e-3, 1500
 TABLES = {
@@ -39,7 +39,8 @@ def test_steady_gains_under_constant_gradients(arm):
         # The last two are shared; each shows the gain of one of its two gradients.
         task = (g * classifier).sum() + (g * by_task).sum() + (none * by_distill).sum()
         distill = (g * projector).sum() + (none * by_task).sum() + (g * by_distill).sum()
-        differentiate(optimizer, Losses(task, distill, g, task.detach(), distill.detach()))
+        streams = {"task": task, "distill": distill}
+        differentiate(optimizer, Losses(streams, {name: loss.detach() for name, loss in streams.items()}, g))
         optimizer.step()
         optimizer.zero_grad()
     gains = [(before[id(p)] - p.detach()) / (LR * g) for p in params]

@@ -8,10 +8,8 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from dotkd import Distiller
-from dotkd.build import build_data
 from dotkd.errors import BadInput, RunFailed
 from dotkd.methods import create_method
-from dotkd.networks import build_student, load_student
 from dotkd.optim import DOT
 from dotkd.recipe import load_recipe, recipe_text
 from dotkd.runs import (
@@ -27,12 +25,13 @@ from dotkd.runs import (
     read_run,
 )
 from dotkd.seeding import random_stream
-from dotkd.train.epoch import train_epoch
-from dotkd.train.evaluate import evaluate
-from dotkd.train.judge import judge_epoch
-from dotkd.train.loop import train
-from dotkd.train.session import start
-from dotkd.train.teacher import provide_teacher, teacher_recipe
+from dotkd.train.build import build_data, build_run
+from dotkd.train.diagnostics import diagnose
+from dotkd.train.loop import provide_teacher, train
+from dotkd.train.networks import build_student, load_student
+from dotkd.train.scores import score
+from dotkd.train.step import train_epoch
+from dotkd.train.teacher import teacher_recipe
 
 SHORT = ["schedule.epochs=3"]
 
@@ -68,7 +67,7 @@ def test_the_student_is_the_one_of_the_last_epoch_and_knows_its_recipe(run):
     student, recipe = load_student(run)
     assert recipe == kd("dot")
     assert not student.training
-    quality = evaluate(student, build_data(recipe.data).test)
+    quality = score(student, build_data(recipe.data).test)
     last = read_run(run).results["last"]
     assert (quality.accuracy, quality.loss) == (last["test_accuracy"], last["test_loss"])
     assert last["validation_accuracy"] == read_run(run).metrics[-1]["validation_accuracy"]
@@ -84,8 +83,8 @@ def test_the_best_epoch_is_the_first_with_the_highest_validation_accuracy(run):
 def test_without_a_validation_split_there_is_no_best_epoch(tmp_path):
     recipe = load_recipe("quick/digits-plain", [*SHORT, "data.validation=0"])
     results = train(recipe, tmp_path / "run")
-    assert results["best"] is None
-    assert results["last"]["validation_accuracy"] is None
+    assert results.best is None
+    assert results.last.validation_accuracy is None
     assert not (tmp_path / "run" / BEST).exists()
 
 
@@ -101,7 +100,7 @@ def test_momenta_and_losses_of_each_arm(teacher, tmp_path):
         )
     plain = train(load_recipe("quick/digits-plain", SHORT), tmp_path / "plain")
     line = read_run(tmp_path / "plain").metrics[0]
-    assert plain["name"] == "plain"
+    assert plain.name == "plain"
     assert [line[key] for key in ("train_distill_loss", "distill_momentum", "gradient_cosine")] == [None] * 3
 
 
@@ -177,7 +176,7 @@ def test_cosine_and_ratio_are_those_of_the_probe_batch(teacher, run):
 
 
 def test_the_update_is_what_the_last_step_of_the_epoch_did(teacher):
-    session = start(kd("dot", "data.batch_size=4096"), load_student(teacher)[0])  # one step an epoch
+    session = build_run(kd("dot", "data.batch_size=4096"), teacher)  # one step an epoch
     for _ in range(2):
         before = [param.detach().clone() for param in session.params]
         train_epoch(session)
@@ -187,50 +186,50 @@ def test_the_update_is_what_the_last_step_of_the_epoch_did(teacher):
 
 @pytest.mark.parametrize("loss", ["task", "distill"])
 def test_the_cosine_with_an_update_down_a_loss_is_1(teacher, loss):
-    session = start(kd("dot"), load_student(teacher)[0])
+    session = build_run(kd("dot"), teacher)
     stream = random_stream(session.recipe.data.seed, "data.probe")
     train = session.data.train
     batch = train.batch(torch.randperm(len(train), generator=stream)[:256])
     value = getattr(session.objective.eval()(batch.images, batch.labels), loss)
     session.last_update = [-0.01 * g for g in torch.autograd.grad(value, session.params)]
-    numbers = judge_epoch(session).numbers
+    numbers = diagnose(session).metrics
     other = {"task": "distill", "distill": "task"}[loss]
     assert numbers[f"{loss}_update_cosine"] == pytest.approx(1.0, abs=1e-6)
     assert numbers[f"{other}_update_cosine"] == pytest.approx(numbers["gradient_cosine"], abs=1e-6)
 
 
 def test_judging_moves_nothing(teacher):
-    session = start(kd("dot"), load_student(teacher)[0])
+    session = build_run(kd("dot"), teacher)
     train_epoch(session)
     names = ("order", "views")
     states = [getattr(session, name).get_state() for name in names] + [torch.get_rng_state()]
     weights = [value.clone() for value in session.objective.state_dict().values()]
-    first = judge_epoch(session)
+    first = diagnose(session)
     assert all(map(torch.equal, weights, session.objective.state_dict().values()))
     after = [getattr(session, name).get_state() for name in names] + [torch.get_rng_state()]
     assert all(map(torch.equal, states, after))
     assert all(param.grad is None for param in session.params)
-    assert judge_epoch(session) == first
+    assert diagnose(session) == first
 
 
 def test_batch_norm_does_not_see_the_batch_that_is_asked(teacher):
-    session = start(kd("dot", "student.model=small/cnn4"), load_student(teacher)[0])
+    session = build_run(kd("dot", "student.model=small/cnn4"), teacher)
     assert any(isinstance(module, torch.nn.BatchNorm2d) for module in session.objective.student.modules())
     train_epoch(session)
     session.objective.student.train()
     buffers = [buffer.clone() for buffer in session.objective.buffers()]
-    asked = judge_epoch(session)
+    asked = diagnose(session)
     assert all(map(torch.equal, buffers, session.objective.buffers()))
     session.objective.student.eval()
-    assert judge_epoch(session) == asked
+    assert diagnose(session) == asked
 
 
 def test_gradients_are_weighted_as_in_the_epoch_that_ended(teacher):
     """After the first of three epochs a warm-up over all of them has come to a third."""
     ratios = []
     for warmup in (0.0, 1.0):
-        session = start(kd("dot", f"method.warmup={warmup}"), load_student(teacher)[0])
-        ratios.append(judge_epoch(session).numbers["gradient_norm_ratio"])
+        session = build_run(kd("dot", f"method.warmup={warmup}"), teacher)
+        ratios.append(diagnose(session).metrics["gradient_norm_ratio"])
     assert ratios[1] == pytest.approx(3 * ratios[0], rel=1e-4)
 
 
@@ -288,7 +287,8 @@ def test_callbacks_get_the_lines_of_the_metrics(tmp_path):
         on_epoch=[lines.append],
         on_step=lambda done, total: steps.append((done, total)),
     )
-    assert lines == [json.loads(line) for line in (tmp_path / "run" / METRICS).read_text().splitlines()]
+    stored = [json.loads(line) for line in (tmp_path / "run" / METRICS).read_text().splitlines()]
+    assert [line.model_dump() for line in lines] == stored
     per_epoch = math.ceil(1200 / 128)
     assert steps == [(step + 1, 3 * per_epoch) for step in range(3 * per_epoch)]
 

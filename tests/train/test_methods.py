@@ -7,16 +7,16 @@ import pytest
 import torch
 
 from dotkd import runs
-from dotkd.build import build_data, build_method
 from dotkd.errors import BadInput
 from dotkd.methods import Method, has_teacher, method_names
-from dotkd.networks import load_student
 from dotkd.recipe import load_recipe
-from dotkd.train.epoch import train_epoch
-from dotkd.train.evaluate import evaluate
+from dotkd.train.build import build_data, build_method, build_run
+from dotkd.train.differentiate import differentiate
 from dotkd.train.loop import train
-from dotkd.train.objective import differentiate
-from dotkd.train.session import read_checkpoint, start
+from dotkd.train.networks import load_student
+from dotkd.train.scores import score
+from dotkd.train.state import read_checkpoint
+from dotkd.train.step import train_epoch
 
 # Steps of a size that suits the scale of a method's gradient on these few images.
 OPTIONS = {"crd": ["method.negatives=64", "optimizer.lr=0.005"], "mlkd": ["optimizer.lr=0.003"]}
@@ -65,7 +65,7 @@ def test_two_epochs(method, optimizer, teacher, tmp_path):
     assert second["train_distill_loss"] < first["train_distill_loss"]
     student, _ = load_student(tmp_path / "run")
     test = build_data(recipe.data).test
-    assert evaluate(student, test).accuracy == results["last"]["test_accuracy"]
+    assert score(student, test).accuracy == results.last.test_accuracy
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -115,7 +115,7 @@ def test_who_reaches_what(method, teacher):
     """The classifier under feature methods: the task alone; learned parts: the distillation alone."""
     recipe = recipe_of(method, "dot", teacher)
     with torch.random.fork_rng():
-        session = start(recipe, load_student(teacher)[0])
+        session = build_run(recipe, teacher)
         data = session.data.train.batch(range(16))
         losses = session.objective(data.images, data.labels, index=data.index, progress=0.5)
         differentiate(session.optimizer, losses)
@@ -175,7 +175,7 @@ def test_a_recipe_may_say_where_the_features_are(teacher, tmp_path):
     places = ["student.stages=['stages.0.0','stages.2']", "teacher.stages=['stages.0.0','stages.2']"]
     recipe = recipe_of("at", "dot", teacher, *places)
     with torch.random.fork_rng():
-        session = start(recipe, load_student(teacher)[0])
+        session = build_run(recipe, teacher)
         train_epoch(session)
     assert session.objective.student_paths == {"stages.0": "stages.0.0", "stages.1": "stages.2"}
     with pytest.raises(BadInput, match=r"no submodule 'stages.9'; nearest: 'stages"):
@@ -211,7 +211,7 @@ def test_the_best_epoch_of_a_deployable_can_be_measured(teacher, tmp_path):
     recipe = recipe_of("simkd", "sgd", teacher)
     results = train(recipe, tmp_path / "run")
     student, _ = load_student(tmp_path / "run" / runs.BEST)
-    assert evaluate(student, build_data(recipe.data).test).accuracy == results["best"]["test_accuracy"]
+    assert score(student, build_data(recipe.data).test).accuracy == results.best.test_accuracy
 
 
 def test_a_run_goes_on_on_another_machine(teacher, tmp_path):

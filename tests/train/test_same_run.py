@@ -9,12 +9,13 @@ import torch
 
 from dotkd.data import Splits
 from dotkd.errors import BadInput
-from dotkd.networks import build_student, load_student
 from dotkd.recipe import load_recipe
 from dotkd.runs import ENVIRONMENT, STUDENT, locked
-from dotkd.train import session as sessions
-from dotkd.train.loop import train
-from dotkd.train.teacher import check_recipe, provide_teacher, teacher_recipe
+from dotkd.train import build
+from dotkd.train.build import check_recipe
+from dotkd.train.loop import provide_teacher, train
+from dotkd.train.networks import build_student, load_student
+from dotkd.train.teacher import teacher_recipe
 
 
 class Stop(Exception):
@@ -50,13 +51,13 @@ def test_a_run_does_not_go_on_with_another_teacher(teachers, tmp_path):
 def test_a_run_does_not_go_on_with_other_data(tmp_path, monkeypatch):
     with pytest.raises(Stop):
         train(short("plain"), tmp_path / "run", on_epoch=[stop])
-    build = sessions.build_data
+    load = build.build_data
 
     def swapped(table):
-        splits = build(table)
+        splits = load(table)
         return Splits(splits.train.subset(range(len(splits.train) - 1)), splits.validation, splits.test)
 
-    monkeypatch.setattr(sessions, "build_data", swapped)
+    monkeypatch.setattr(build, "build_data", swapped)
     with pytest.raises(BadInput, match="train: not what it was when this run began"):
         train(short("plain"), tmp_path / "run", resume=True)
 

@@ -11,7 +11,6 @@ import pytest
 import torch
 from torch import nn
 
-from dotkd.build import build_data, build_method
 from dotkd.compare import compare
 from dotkd.data import Batch
 from dotkd.distiller import Distiller
@@ -19,11 +18,11 @@ from dotkd.errors import BadInput
 from dotkd.methods.base import Outputs
 from dotkd.recipe import differing_keys, load_recipe, recipe_text
 from dotkd.runs import ENVIRONMENT, LAST, METRICS, STUDENT
+from dotkd.train.build import build_data, build_method, build_run, check_recipe
 from dotkd.train.cache_rows import MemoryRows
 from dotkd.train.loop import train
 from dotkd.train.run_cache import check_teacher_cache, open_teacher_cache
-from dotkd.train.session import read_checkpoint, start
-from dotkd.train.teacher import check_recipe
+from dotkd.train.state import read_checkpoint
 from dotkd.train.teacher_cache import Layout, TeacherCache
 
 VIEWS = 18  # of crop-flip:1
@@ -361,4 +360,4 @@ def test_it_is_no_part_of_what_makes_two_recipes_differ():
 
 def test_without_a_teacher_there_is_no_cache():
     recipe = load_recipe("quick/digits-plain", ["run.teacher_cache=run", "data.augment=['rotate:9']"])
-    assert start(recipe, None).teacher_cache is None
+    assert build_run(recipe).teacher_cache is None

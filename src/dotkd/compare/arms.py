@@ -10,7 +10,8 @@ from dotkd.recipe import Recipe, recipe_text
 from dotkd.report.write import FIGURES, MARKDOWN, PAGE
 from dotkd.report.write import FOLDER as TABLES
 from dotkd.runs import RESULTS, SWEEP, TEACHERS, TRIALS, TUNING, find_runs
-from dotkd.train.teacher import check_recipe, teacher_recipe
+from dotkd.train.build import check_recipe
+from dotkd.train.teacher import teacher_recipe
 
 _RESERVED = (*TEACHERS, TRIALS, RESULTS, SWEEP, TUNING, PAGE, MARKDOWN, TABLES, FIGURES)
 

@@ -8,7 +8,7 @@ from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from multiprocessing.synchronize import Event
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 
@@ -16,10 +16,11 @@ from dotkd.compare.arms import teacher_folder
 from dotkd.errors import RunFailed
 from dotkd.processes import end_with_parent, new_context
 from dotkd.recipe import Recipe
+from dotkd.records import Results
 from dotkd.runs import is_finished
-from dotkd.train.epoch import OnStep
-from dotkd.train.loop import OnEpoch, check_folder, train
-from dotkd.train.teacher import provide_teacher, teacher_recipe
+from dotkd.train.loop import OnEpoch, check_folder, provide_teacher, train
+from dotkd.train.step import OnStep
+from dotkd.train.teacher import teacher_recipe
 
 Teachers = Mapping[str, Path | Exception | None]
 
@@ -42,7 +43,7 @@ class Job(NamedTuple):
     test: bool = True
 
 
-Ending = dict[str, Any] | Exception
+Ending = Results | Exception
 
 
 def provide_teachers(
@@ -119,7 +120,7 @@ def run_jobs(
         return
     threads = max(1, len(os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else [0]) // count)
     waiting = list(reversed(jobs))
-    running: dict[Future[dict[str, Any]], tuple[Job, ProcessPoolExecutor]] = {}
+    running: dict[Future[Results], tuple[Job, ProcessPoolExecutor]] = {}
     context = new_context(__name__)
     given_up = context.Event()
     # A pool for each process: one that dies takes nothing with it but its own run.
@@ -153,7 +154,7 @@ def run_jobs(
 _KILLED = "the worker was killed (out of memory?): try fewer --jobs"
 
 
-def _ending(future: Future[dict[str, Any]]) -> Ending:
+def _ending(future: Future[Results]) -> Ending:
     try:
         return future.result()
     except Exception as error:
@@ -171,7 +172,7 @@ def _begin(threads: int, given_up: Event) -> None:
     threading.Thread(target=wait_for_it, daemon=True).start()
 
 
-def _run(job: Job, on_epoch: Sequence[OnEpoch] = (), on_step: OnStep | None = None) -> dict[str, Any]:
+def _run(job: Job, on_epoch: Sequence[OnEpoch] = (), on_step: OnStep | None = None) -> Results:
     if isinstance(job.teacher, Exception):
         raise job.teacher
     check_folder(job.recipe, job.folder, resume=True)

@@ -12,8 +12,8 @@ from dotkd.errors import BadInput, RunFailed
 from dotkd.recipe import Recipe
 from dotkd.report import read_extras, summarize, write_report
 from dotkd.runs import RESULTS, SWEEP, find_runs, write_json
-from dotkd.train.epoch import OnStep
 from dotkd.train.loop import OnEpoch, check_folder
+from dotkd.train.step import OnStep
 
 DEMO = ("quick/digits-plain", "quick/digits-kd", "quick/digits-kd-dot", "quick/digits-kd-control")
 """Recipes of ``dotkd demo``."""

@@ -15,8 +15,8 @@ from dotkd.errors import BadInput, Diverged, RunFailed
 from dotkd.recipe import Recipe
 from dotkd.records import TunedArm, Tuning
 from dotkd.runs import TRIALS, TUNING, write_json
-from dotkd.train.epoch import OnStep
 from dotkd.train.loop import check_folder
+from dotkd.train.step import OnStep
 
 FIRST_SEED = 100
 
@@ -133,9 +133,10 @@ def tune(
         for rate, seed in search.trials():
             ending = endings[planned[arm, rate, seed].folder]
             if not isinstance(ending, Exception):
-                scores[rate].append(
-                    (ending["last"]["validation_accuracy"], ending["last"]["validation_loss"])
-                )
+                accuracy, loss = ending.last.validation_accuracy, ending.last.validation_loss
+                assert accuracy is not None  # check_tunable
+                assert loss is not None
+                scores[rate].append((accuracy, loss))
         complete = {rate: found for rate, found in scores.items() if len(found) == search.seeds}
         if not complete:
             raise RunFailed(f"{recipe.name} diverged at every learning rate of {list(search.rates)}")

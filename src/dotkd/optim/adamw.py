@@ -96,6 +96,10 @@ class DOTAdamW(TaskAndDistill):
         check_not_negative("eps", group["eps"])
         check_not_negative("weight_decay", group["weight_decay"])
 
+    def _momenta(self, group: dict[str, Any]) -> dict[str, float]:
+        beta, delta = group["betas"][0], group["delta"]
+        return {"task": beta - delta, "distill": beta + delta}
+
     def _schedule_hint(self) -> str:
         return "; a scheduler that cycles the momentum, such as OneCycleLR, needs cycle_momentum=False"
 
@@ -126,13 +130,13 @@ class DOTAdamW(TaskAndDistill):
 
     def _update(self, group: dict[str, Any], params: list[Tensor], grads: list[dict[str, Tensor]]) -> None:
         """Update parameters that the same streams reach for the same number of steps."""
-        lr, (beta1, beta2), delta = float(group["lr"]), group["betas"], group["delta"]
+        lr, (beta1, beta2) = float(group["lr"]), group["betas"]
         states = [self._init_state(p) for p in params]
         for state, row in zip(states, grads, strict=True):
             state["steps"] += 1
             for name in row:
                 state[f"{name}_steps"] += 1
-        first_betas = {"task": beta1 - delta, "distill": beta1 + delta}
+        first_betas = self._momenta(group)
         columns = {name: [row[name] for row in grads] for name in grads[0]}
         if group["maximize"]:
             columns = {name: list(torch._foreach_neg(column)) for name, column in columns.items()}

@@ -52,12 +52,27 @@ class StreamOptimizer(Portable):
         """The names of the streams; the gradients of the first one are in ``.grad``."""
 
     @abstractmethod
+    def _momenta(self, group: dict[str, Any]) -> dict[str, float]:
+        """Return the momentum of each stream, for parameters that several streams reach."""
+
+    @abstractmethod
     def _check_group(self, group: dict[str, Any], hint: str = "") -> None:
         """Raise ValueError unless the values of a group are valid; ``hint`` ends the sentence."""
 
     @abstractmethod
     def _plan(self, group: dict[str, Any], sets: Sets) -> list[Callable[[], None]]:
         """Return the updates of one group from its gradients in all streams; raise what must be raised."""
+
+    def momenta(self, group: dict[str, Any] | None = None) -> dict[str, float]:
+        """Return the momentum of each stream, where several losses reach a parameter.
+
+        Args:
+            group: One of ``param_groups``; None for the first.
+
+        Returns:
+            Stream -> momentum, in the order of :attr:`streams`.
+        """
+        return dict(self._momenta(self.param_groups[0] if group is None else group))
 
     # ---------------------------------------------------------------- construction
 

@@ -1,4 +1,4 @@
-"""What a user reads about a wrong recipe: one line for each mistake, with the nearest valid word."""
+"""Error texts of a wrong recipe: one line for each mistake, with the nearest valid word."""
 
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
@@ -8,9 +8,9 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 Known = Mapping[tuple[str, ...], Iterable[str]]
-"""The valid keys of each table, by its place: ``("optimizer", "dot")`` for a variant, ``()`` for the file."""
+"""Valid keys of each table, by its place: ``("optimizer", "dot")`` for a variant, ``()`` for the file."""
 
-_SAID = {
+_TEXTS = {
     "int_type": "must be an integer",
     "int_from_float": "must be an integer",
     "float_type": "must be a number",
@@ -23,26 +23,24 @@ _SAID = {
     **dict.fromkeys(("model_type", "model_attributes_type", "dict_type"), "must be a table"),
 }
 
-UNIONS = ("optimizer", "schedule")  # pydantic names the chosen variant in the place of an error
-
 
 def lines(error: ValidationError, known: Known, prefix: tuple[str, ...] = ()) -> list[str]:
     """Turn pydantic's errors into lines.
 
     Args:
-        error: What pydantic raised.
-        known: The valid keys of each table that it looked at.
-        prefix: Where the outermost of these stands in the file.
+        error: The validation error.
+        known: The valid keys of each validated table.
+        prefix: Place of the outermost of these tables in the file.
 
     Returns:
-        A line for each mistake: ``table.key: what is wrong, what would be right``.
+        A line for each mistake: ``table.key: problem, valid values``.
     """
     return [_line(detail, known, prefix) for detail in error.errors()]
 
 
 def _line(detail: ErrorDetails, known: Known, prefix: tuple[str, ...]) -> str:
     place = tuple(str(part) for part in detail["loc"])
-    variant = place[1] if len(place) > 1 and place[0] in UNIONS else ""
+    variant = place[1] if place[:2] in known and len(place) > 1 else ""  # pydantic names the chosen variant
     where = ".".join([*prefix, *(part for i, part in enumerate(place) if not (variant and i == 1))])
     kind, given, context = detail["type"], detail["input"], detail.get("ctx", {})
     if kind == "extra_forbidden":
@@ -51,7 +49,7 @@ def _line(detail: ErrorDetails, known: Known, prefix: tuple[str, ...]) -> str:
     if kind == "missing":
         return f"{where}: missing, and it has no default"
     if kind == "union_tag_not_found":
-        return f"{where}.name: missing, which {where} is it?{_choice('', _tags(known, place[0]))}"
+        return f"{where}.name: missing{_choice('', _tags(known, place[0]))}"
     if kind == "union_tag_invalid":
         hint = _choice(context["tag"], _tags(known, place[0]))
         return f"{where}.name: unknown {where} {context['tag']!r}{hint}"
@@ -61,7 +59,7 @@ def _line(detail: ErrorDetails, known: Known, prefix: tuple[str, ...]) -> str:
     if kind == "value_error":
         text = str(context["error"])
         return text if text.startswith(where) else f"{where}: {text}"
-    return f"{where}: {_SAID.get(kind) or detail['msg'].replace('Input should', 'must')}, got {_toml(given)}"
+    return f"{where}: {_TEXTS.get(kind) or detail['msg'].replace('Input should', 'must')}, got {_toml(given)}"
 
 
 def _toml(value: Any) -> str:

@@ -18,7 +18,7 @@ from dotkd.recipe.tables import NO_FOLDERS, Recipe, Teacher, tables
 
 
 def recipe_folder() -> Path:
-    """Return the folder of the shipped recipes: in the installed package, or beside ``src`` in a checkout."""
+    """The folder of the shipped recipes: in the installed package, or beside ``src`` in a checkout."""
     installed = Path(__file__).parents[1] / "recipes"
     return installed if installed.is_dir() else Path(__file__).parents[3] / "recipes"
 
@@ -27,7 +27,7 @@ def recipe_names() -> list[str]:
     """List the shipped recipes.
 
     Returns:
-        Their names, sorted; a file whose name starts with an underscore is a part of others.
+        Their names, sorted. Files that start with an underscore are parts of others and not listed.
 
     Example:
         >>> "quick/digits-kd" in recipe_names()
@@ -39,7 +39,7 @@ def recipe_names() -> list[str]:
 
 
 def shipped_name(path: Path) -> str | None:
-    """Return the name of a shipped recipe's file, or None for any other file."""
+    """The name of a shipped recipe's file; None for any other file."""
     folder, path = recipe_folder().resolve(), path.resolve()
     if path.suffix != ".toml" or not path.is_relative_to(folder):
         return None
@@ -51,13 +51,13 @@ def find_recipe(recipe: str | Path, folder: Path | None = None) -> Path:
 
     Args:
         recipe: A path, or the name of a shipped recipe.
-        folder: What a relative path is relative to; None: the working directory.
+        folder: Base of a relative path; None: the working directory.
 
     Returns:
-        The file, absolute.
+        The absolute path.
 
     Raises:
-        BadInput: There is none; the message names the nearest shipped recipe.
+        BadInput: There is no such recipe; the message names the nearest shipped one.
     """
     path = Path(recipe) if folder is None else folder / recipe
     if (path / "recipe.toml").is_file():
@@ -77,7 +77,8 @@ def find_recipe(recipe: str | Path, folder: Path | None = None) -> Path:
 
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")  # owner/name
 _MACHINE = {"data.root", "data.workers", "run.device", "run.threads", "run.teacher_cache"}
-_MINE, _PLACE = ("run", "teacher", "published"), {"root", "workers"}  # no part of what a number is for
+# Changes of these leave a recipe the one of which a number was published.
+_FREE_TABLES, _FREE_DATA_KEYS = ("run", "teacher", "published"), {"root", "workers"}
 _PATHS = (
     ("data", "root"),
     ("teacher", "recipe"),
@@ -92,14 +93,13 @@ def load_recipe(recipe: str | Path, overrides: Sequence[str] = ()) -> Recipe:
 
     Args:
         recipe: A TOML file, or the name of a shipped recipe such as ``quick/digits-kd``.
-        overrides: ``table.key=value`` strings, checked like the file; values are TOML, and what is no
-            TOML is a string.
+        overrides: ``table.key=value`` strings, checked like the file. A value that is not TOML is a string.
 
     Returns:
         The recipe, complete.
 
     Raises:
-        BadInput: The file is missing or not TOML, or something in it is wrong.
+        BadInput: The file is missing or not TOML, or a key or value in it is wrong.
 
     Example:
         >>> load_recipe("quick/digits-kd-dot", ["optimizer.delta=0.05"]).optimizer.delta
@@ -110,13 +110,15 @@ def load_recipe(recipe: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     for override in overrides:
         given = _merged(given, _parse(override))
     below = _read(path)
-    if not all(_changes_nothing_published(*change) for change in given.items()):
-        below.pop("published", None)  # what others report is for the recipe as it is
+    if not all(_keeps_published(*change) for change in given.items()):
+        below.pop("published", None)
     return make_recipe(_overlaid(below, given), str(recipe))
 
 
-def _changes_nothing_published(table: str, given: Any) -> bool:
-    return table in _MINE or (table == "data" and isinstance(given, dict) and given.keys() <= _PLACE)
+def _keeps_published(table: str, given: Any) -> bool:
+    return table in _FREE_TABLES or (
+        table == "data" and isinstance(given, dict) and given.keys() <= _FREE_DATA_KEYS
+    )
 
 
 def make_recipe(raw: dict[str, Any], source: str) -> Recipe:
@@ -124,19 +126,19 @@ def make_recipe(raw: dict[str, Any], source: str) -> Recipe:
 
     Args:
         raw: Tables, as ``tomllib`` reads them.
-        source: What the content comes from, for error texts.
+        source: Name of the file in error texts.
 
     Returns:
         The recipe, complete.
 
     Raises:
-        BadInput: Something in it is wrong.
+        BadInput: A key or value is wrong.
     """
     try:
         return Recipe.model_validate(raw)
     except ValidationError as error:
         known = {place: list(table.model_fields) for place, table in tables().items()}
-        # One entry may hold several lines: the mistakes of a method.
+        # One entry may hold several lines, those of a method.
         found = "\n".join(lines(error, known)).splitlines()
         raise BadInput("\n".join(f"{source}: {line}" for line in found)) from None
 
@@ -146,13 +148,13 @@ def parse_recipe(text: str, source: str) -> Recipe:
 
     Args:
         text: TOML.
-        source: What it comes from, for error texts.
+        source: Name of the file in error texts.
 
     Returns:
         The recipe.
 
     Raises:
-        BadInput: The text is no TOML or no recipe.
+        BadInput: The text is not TOML, or not a recipe.
 
     Example:
         >>> recipe = load_recipe("quick/digits-plain")
@@ -183,13 +185,13 @@ def recipe_text(recipe: Recipe) -> str:
 
 
 def is_override(word: str) -> bool:
-    """Say whether a word of the command line is meant as ``table.key=value``.
+    """Whether a word of the command line has the form ``table.key=value``.
 
     Args:
         word: The word.
 
     Returns:
-        Whether it is a dotted name, an equals sign and a value.
+        True for a dotted name, an equals sign and a value.
 
     Example:
         >>> is_override("optimizer.lr=0.1"), is_override("quick/digits-kd")
@@ -206,8 +208,8 @@ def differing_keys(one: str, other: str) -> list[str]:
         other: TOML.
 
     Returns:
-        The keys, as ``table.key``, whose values differ, a key that is not there having its default; without
-        those that say where and on what machine a run takes place.
+        The keys, as ``table.key``, with different values; a missing key has its default. Keys of the machine
+        (folders, device, threads) are left out.
 
     Example:
         >>> kd, hot = (load_recipe("quick/digits-kd", [f"method.temperature={t}"]) for t in (4, 8))
@@ -220,7 +222,7 @@ def differing_keys(one: str, other: str) -> list[str]:
 
 
 def _complete(raw: dict[str, Any]) -> dict[str, Any]:
-    """Add the defaults of keys that are younger than the file; what is no recipe here stays as it is."""
+    """Add the defaults of keys that are younger than the file; text that is not a recipe stays."""
     try:
         return tomllib.loads(recipe_text(make_recipe(raw, "")))
     except BadInput:
@@ -234,7 +236,7 @@ def _flat(recipe: dict[str, Any]) -> dict[str, Any]:
 
 
 def _read(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
-    """Read a file and those that it extends, its paths made independent of where it stands."""
+    """Read a file and those that it extends, with absolute paths."""
     if path in above:
         raise BadInput(f"{path}: extends itself, by way of {' -> '.join(p.name for p in above)}")
     try:
@@ -252,12 +254,12 @@ def _read(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
     if not isinstance(base, str):
         raise BadInput(f"{path}: extends must be the path of one other recipe, got {base!r}")
     below = _read(find_recipe(base, path.parent), (*above, path))
-    below.pop("published", None)  # a number that others report is for their recipe, not for what extends it
+    below.pop("published", None)  # the number is for that recipe, not for one that extends it
     return _overlaid(below, raw)
 
 
 def _overlaid(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
-    """Lay one recipe over another; a new variant takes along only the keys that it reads, a method none."""
+    """Overlay one recipe on another; a new variant keeps the keys that it has too, a new method none."""
     kept = dict(below)
     for key in below.keys() & above.keys():
         old, new = below[key], above[key]
@@ -267,9 +269,9 @@ def _overlaid(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
             if key == "teacher" and (brings or new.keys() & {"recipe", "checkpoint"}):
                 gone = set(Teacher.model_fields)
             elif key == "student" and new.get("model") != old.get("model") and "model" in new:
-                gone = {"checkpoint", *KINDS}  # what belonged to the other network
+                gone = {"checkpoint", *KINDS}  # of the other network
                 if is_external(str(new["model"])):
-                    gone |= {"mean", "std"}  # it has its own
+                    gone |= {"mean", "std"}  # external models have their own
             elif isinstance(new.get("name"), str) and new["name"] != old.get("name"):
                 gone = old.keys() - _keys_of(key, new["name"])
             kept[key] = {k: v for k, v in old.items() if k not in gone}
@@ -285,16 +287,16 @@ def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
 
 
 def _keys_of(table: str, name: str) -> set[str]:
-    """Return the keys that a table may take along when its name changes to this one."""
+    """The keys that a table may keep when its name changes to this one."""
     if table == "method":
-        return {"name"}  # its weights are published with it and mean nothing to another
+        return {"name"}  # weights of one method mean nothing to another
     known = tables()
     cls = known.get((table, name)) or known.get((table,))
     return set(cls.model_fields) if cls else {"name"}
 
 
 def _anchored(place: tuple[str, ...], value: Any, folder: Path) -> Any:
-    """Make a path independent of where it was written; the name of a recipe or of a hub's data stays."""
+    """Make a path absolute; the name of a recipe or of a data set on the hub stays."""
     if not isinstance(value, str) or not value:
         return value
     path = (folder / value).resolve()

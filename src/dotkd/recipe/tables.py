@@ -1,9 +1,14 @@
-"""The typed tables of a recipe."""
+"""The typed tables of a recipe; docs/recipe.md is generated from them.
+
+A key is added here, with its type, range, default and description, and nowhere else.
+"""
 
 import inspect
 import re
-from typing import Annotated, Any, Literal, Self, get_args, get_origin
+from functools import cache
+from typing import Annotated, Any, ClassVar, Literal, Self, get_args, get_origin
 
+import torch
 from pydantic import (
     BaseModel,
     ConfigDict,
@@ -17,14 +22,13 @@ from pydantic import (
 
 from dotkd.data import DATA_SETS, DataFacts, data_facts
 from dotkd.data.augment import Augmentation
-from dotkd.errors import BadInput
+from dotkd.errors import BadInput, unknown
 from dotkd.features import KINDS, LIST_KINDS
 from dotkd.methods import create_method, has_teacher, method_options
 from dotkd.models.base import check_normalisation
 from dotkd.models.external import PRETRAINED, is_external
 from dotkd.models.registry import check_model_name
-from dotkd.optim.checks import check_window
-from dotkd.optim.deepkd import deepkd_momenta
+from dotkd.optim import DOTAdamW, deepkd_momenta, matched_gains
 from dotkd.recipe._messages import lines
 
 Rate = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -34,18 +38,16 @@ Epochs = Annotated[tuple[Annotated[int, Field(ge=1)], ...], Strict(False)]
 
 
 class Table(BaseModel):
-    """A table of the file: strict about types, without unknown keys, not to be changed."""
+    """A table of the file: strict about types, without unknown keys, immutable."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
 
-_FORM = ("image_size", "image_column", "label_column", "train_split", "test_split", "config")
-PLACE_AND_FORM = ("stream", "workers", *_FORM)
-"""Keys that say how the images are read, beside where they are."""
+# ---------------------------------------------------------------- data
 
 
 class Data(Table):
-    """Images and labels, the same for all arms that are to be compared."""
+    """Images and labels, the same for all arms of a comparison."""
 
     name: Annotated[str, Field(description=f"Data set: {', '.join(DATA_SETS)}.")]
     root: Annotated[
@@ -64,7 +66,7 @@ class Data(Table):
     augment: Annotated[
         Words,
         Field(
-            description="What training images go through: a list of the steps below; one alone may stand "
+            description="Augmentation of the training images: a list of the steps below. One step may stand "
             'without a list, and `"none"` for the empty list.'
         ),
     ] = ()
@@ -77,25 +79,34 @@ class Data(Table):
     ] = None
     stream: Annotated[
         bool | None,
-        Field(description="`true` leaves a `folder`'s or `hub`'s images in files, as `imagenet`'s."),
+        Field(
+            description="`true` leaves the images of a `folder` or `hub` in files, as those of `imagenet`."
+        ),
     ] = None
     workers: Annotated[
-        int | None, Field(ge=0, description="Processes that decode such images; none: one a CPU, at most 8.")
+        int | None,
+        Field(ge=0, description="Processes that decode streamed images; none: one per CPU, at most 8."),
     ] = None
     image_column: Annotated[
         str | None, Field(description="Column of a `hub` data set with the images; none: `image`.")
     ] = None
-    label_column: Annotated[str | None, Field(description="Its column with the classes; none: `label`.")] = (
-        None
-    )
-    train_split: Annotated[str | None, Field(description="Its split to train on; none: `train`.")] = None
-    test_split: Annotated[str | None, Field(description="Its split to test on; none: `test`.")] = None
-    config: Annotated[str | None, Field(description="Its configuration, where it has several.")] = None
+    label_column: Annotated[
+        str | None, Field(description="Column of a `hub` data set with the classes; none: `label`.")
+    ] = None
+    train_split: Annotated[
+        str | None, Field(description="Split of a `hub` data set to train on; none: `train`.")
+    ] = None
+    test_split: Annotated[
+        str | None, Field(description="Split of a `hub` data set to test on; none: `test`.")
+    ] = None
+    config: Annotated[
+        str | None, Field(description="Configuration of a `hub` data set, where it has several.")
+    ] = None
     seed: Annotated[int, Field(ge=0, description="Draws the splits and the label noise.")] = 0
 
     @field_validator("augment", mode="before")
     @classmethod
-    def _alone(cls, augment: Any) -> Any:
+    def _as_list(cls, augment: Any) -> Any:
         if isinstance(augment, str):
             return [] if augment == "none" else [augment]
         return augment
@@ -107,54 +118,87 @@ class Data(Table):
 
     @field_validator("name")
     @classmethod
-    def _known(cls, name: str) -> str:
-        data_facts(name)
+    def _known_name(cls, name: str) -> str:
+        if name not in DATA_SETS:
+            raise BadInput(unknown("data set", name, DATA_SETS))
         return name
 
     @model_validator(mode="after")
-    def _reads_what_is_given(self) -> Self:
-        self.facts(look=False)
+    def _reads_all_keys(self) -> Self:
+        self.named_facts()
         return self
 
     def source(self) -> dict[str, Any]:
-        """Return what :func:`dotkd.data.load_data` is to read, without the splits."""
-        return {"name": self.name, "root": self.root, **self._given(*PLACE_AND_FORM)}
+        """The arguments of :func:`dotkd.data.load_data`, without those of the splits."""
+        return {"name": self.name, "root": self.root, **self._given(*IMAGE_KEYS)}
 
-    def facts(self, *, look: bool = True) -> DataFacts:
-        """Say what the images are like.
-
-        Args:
-            look: Whether to open files where the name alone does not say it.
+    def named_facts(self) -> DataFacts:
+        """The facts that the name of the data set tells; 0 for those that only its files tell.
 
         Returns:
             The facts.
 
         Raises:
-            BadInput: There is no such data set, or it does not read a key that is given.
+            BadInput: The data set does not read a key that is given.
         """
-        return data_facts(self.name, self.root if look else "", **self._given(*_FORM))
+        return _named_facts(self.name, tuple(self._form().items()))
+
+    def facts(self) -> DataFacts:
+        """The facts of the images; files are opened where the name does not tell.
+
+        Returns:
+            The facts.
+
+        Raises:
+            BadInput: The files are missing or wrong.
+        """
+        known = self.named_facts()
+        return known if known.num_classes else data_facts(self.name, self.root, **self._form())
+
+    def _form(self) -> dict[str, Any]:
+        return self._given(*(key for key in IMAGE_KEYS if key not in ("stream", "workers")))
 
     def _given(self, *keys: str) -> dict[str, Any]:
         values = {key: getattr(self, key) for key in keys}
         return {key: value for key, value in values.items() if value is not None}
 
 
-class Network(Table):
-    """What a network does with images before anything else, and where methods read its features."""
+_ANY_DATA = ("name", "root", "validation", "train_images", "label_noise", "augment", "batch_size", "seed")
+IMAGE_KEYS = tuple(key for key in Data.model_fields if key not in _ANY_DATA)
+"""Keys of ``[data]`` that only some data sets read: how their images are stored and decoded."""
 
-    mean: Annotated[Numbers, Field(description="Mean of each channel by which it normalises; empty: 0.")] = ()
-    std: Annotated[Numbers, Field(description="Standard deviation of each channel; empty: 1.")] = ()
+
+@cache
+def _named_facts(name: str, form: tuple[tuple[str, Any], ...]) -> DataFacts:
+    return data_facts(name, **dict(form))
+
+
+# ---------------------------------------------------------------- networks
+
+
+class Network(Table):
+    """Normalisation of a network's input, and the feature paths that methods read."""
+
+    mean: Annotated[Numbers, Field(description="Mean of each input channel; empty: 0.")] = ()
+    std: Annotated[Numbers, Field(description="Standard deviation of each input channel; empty: 1.")] = ()
     stages: Annotated[
         Words | None, Field(description="Dotted paths of its stages, for methods that read `stages`.")
     ] = None
     preacts: Annotated[
         Words | None,
-        Field(description="The same before the last ReLU of each, for those that read `preacts`."),
+        Field(
+            description="Dotted paths of the stages before their last ReLU, for methods that read `preacts`."
+        ),
     ] = None
-    last: Annotated[str | None, Field(description="Of its last map, for methods that read `last`.")] = None
+    last: Annotated[
+        str | None, Field(description="Dotted path of the last feature map, for methods that read `last`.")
+    ] = None
     pooled: Annotated[
         str | None,
-        Field(description="Of the vector that is classified; `fc:input` is what the module `fc` gets."),
+        Field(
+            description="Dotted path of the pooled feature vector, for methods that read `pooled`; "
+            "`fc:input` is the input of the module `fc`."
+        ),
     ] = None
 
     @model_validator(mode="after")
@@ -163,13 +207,13 @@ class Network(Table):
         return self
 
     def paths(self) -> dict[str, str]:
-        """Return where its features are, for the kinds that are one and for which the recipe says so."""
-        return {kind: where for kind, where in self.features().items() if isinstance(where, str)}
+        """The given feature paths of the kinds that are one feature."""
+        return {kind: path for kind, path in self.features().items() if isinstance(path, str)}
 
     def features(self) -> dict[str, str | list[str]]:
-        """Return where features are to be read, for the kinds for which the recipe says so."""
+        """The given feature paths by kind."""
         found = {kind: getattr(self, kind) for kind in KINDS}
-        return {kind: list(where) if kind in LIST_KINDS else where for kind, where in found.items() if where}
+        return {kind: list(path) if kind in LIST_KINDS else path for kind, path in found.items() if path}
 
 
 class Student(Network):
@@ -183,7 +227,7 @@ class Student(Network):
 
     @field_validator("model")
     @classmethod
-    def _known(cls, model: str) -> str:
+    def _known_model(cls, model: str) -> str:
         return check_model_name(model)
 
 
@@ -192,7 +236,7 @@ class Teacher(Network):
 
     recipe: Annotated[
         str | None,
-        Field(description="Recipe that trains it first, into OUTPUT/teacher; reused where it is unchanged."),
+        Field(description="Recipe that trains it first, into OUTPUT/teacher; reused while it is unchanged."),
     ] = None
     checkpoint: Annotated[
         str | None,
@@ -201,13 +245,13 @@ class Teacher(Network):
     model: Annotated[
         str | None,
         Field(
-            description="Network of a `.pth`; alone, `timm:NAME@pretrained`. Students of runs know theirs."
+            description="Network of a `.pth`, or alone `timm:NAME@pretrained`; students of runs name theirs."
         ),
     ] = None
 
     @field_validator("model")
     @classmethod
-    def _known(cls, model: str | None) -> str | None:
+    def _known_model(cls, model: str | None) -> str | None:
         return None if model is None else check_model_name(model)
 
     @model_validator(mode="after")
@@ -225,17 +269,20 @@ class Teacher(Network):
         return self
 
 
+# ---------------------------------------------------------------- method
+
+
 def complete_method(table: dict[str, Any]) -> dict[str, Any]:
-    """Check a method's name, option names, types and ranges, and fill in the defaults.
+    """Check a method's name and options, and fill in the defaults.
 
     Args:
-        table: ``name`` and options, as the file has them.
+        table: ``[method]`` as in the file.
 
     Returns:
         ``name`` and all options.
 
     Raises:
-        BadInput: Something is wrong with them.
+        BadInput: A name, type or value is wrong.
 
     Example:
         >>> complete_method({"name": "kd", "temperature": 2.0})["task_weight"]
@@ -268,54 +315,70 @@ def complete_method(table: dict[str, Any]) -> dict[str, Any]:
 
 
 def _type(parameter: inspect.Parameter) -> Any:
-    """The type of an option, or of its default; a list of the file may become a tuple, all else is strict."""
+    """The type of an option, or of its default; strict, but for a list of the file that becomes a tuple."""
     annotation = parameter.annotation
     if annotation is parameter.empty:
         annotation = Any if parameter.default in (parameter.empty, None) else type(parameter.default)
     return Annotated[annotation, Strict(False)] if get_origin(annotation) is tuple else annotation
 
 
-class SGDTable(Table):
-    """Plain momentum SGD on the sum of the weighted losses."""
+# ---------------------------------------------------------------- optimizer
 
-    name: Literal["sgd"]
+
+class OptimizerTable(Table):
+    """What all optimizers have in common."""
+
+    one_loss: ClassVar[str] = ""
+    """For an optimizer of two losses, the one to use with one loss."""
+
+    name: Any
     lr: Annotated[Rate, Field(description="Learning rate at the start.")]
-    momentum: Annotated[float, Field(ge=0, lt=1, description="Momentum.")] = 0.9
-    weight_decay: Annotated[Rate, Field(description="L2 penalty.")] = 0.0
-    nesterov: Annotated[bool, Field(description="Nesterov momentum.")] = False
     clip_grad_norm: Annotated[
         float | None, Field(gt=0, description="Largest norm of the summed gradient; none: no clipping.")
     ] = None
 
 
-class PairTable(SGDTable):
-    """What the optimizers that tell two gradients apart have in common."""
+Delta = Annotated[
+    float, Field(description="Task momentum `momentum - delta`, distillation momentum `momentum + delta`.")
+]
+
+
+class SGDTable(OptimizerTable):
+    """Plain momentum SGD on the sum of the weighted losses."""
+
+    name: Literal["sgd"]
+    momentum: Annotated[float, Field(ge=0, lt=1, description="Momentum.")] = 0.9
+    weight_decay: Annotated[Rate, Field(description="L2 penalty.")] = 0.0
+    nesterov: Annotated[bool, Field(description="Nesterov momentum.")] = False
+
+
+class TwoMomentaTable(SGDTable):
+    """What the optimizers with two momenta have in common."""
+
+    one_loss: ClassVar[str] = "sgd"
 
     name: Any
-    delta: Annotated[
-        float,
-        Field(description="Task momentum `momentum - delta`, distillation momentum `momentum + delta`."),
-    ]
+    delta: Delta
 
     @model_validator(mode="after")
     def _window(self) -> Self:
-        check_window("momentum", self.momentum, self.delta)
+        matched_gains(self.momentum, self.delta)  # raises for a momentum outside [0, 1)
         return self
 
 
-class DOTTable(PairTable):
+class DOTTable(TwoMomentaTable):
     """A momentum for each gradient: the distillation-oriented trainer."""
 
     name: Literal["dot"]
 
 
-class ControlTable(PairTable):
-    """One momentum for both, with the steady-state weights that `delta` would give DOT."""
+class ControlTable(TwoMomentaTable):
+    """One momentum for both gradients, with the steady-state weights that `delta` gives them under DOT."""
 
     name: Literal["control"]
 
 
-class DeepKDTable(PairTable):
+class DeepKDTable(TwoMomentaTable):
     """Three momenta, for a method with two distillation losses: DeepKD's trainer."""
 
     name: Literal["deepkd"]
@@ -327,15 +390,56 @@ class DeepKDTable(PairTable):
     ] = False
 
 
-Optimizer = Annotated[SGDTable | DOTTable | ControlTable | DeepKDTable, Field(discriminator="name")]
+class AdamWTable(OptimizerTable):
+    """AdamW on the sum of the weighted losses."""
+
+    name: Literal["adamw"]
+    betas: Annotated[
+        tuple[Annotated[float, Field(ge=0, lt=1)], ...],
+        Strict(False),
+        Field(min_length=2, max_length=2, description="Decay of the first and the second moment, in [0, 1)."),
+    ] = (0.9, 0.999)
+    eps: Annotated[Rate, Field(description="Added to the denominator.")] = 1e-8
+    weight_decay: Annotated[Rate, Field(description="Decoupled weight decay.")] = 1e-2
+
+    @property
+    def two_betas(self) -> tuple[float, float]:
+        """``betas``, whose length is checked."""
+        first, second = self.betas
+        return first, second
+
+
+class DOTAdamWTable(AdamWTable):
+    """AdamW with a first moment for each gradient, decayed by `betas[0] - delta` and `betas[0] + delta`."""
+
+    one_loss: ClassVar[str] = "adamw"
+
+    name: Literal["dot-adamw"]  # type: ignore[assignment]
+    delta: Annotated[
+        float, Field(description="Task beta `betas[0] - delta`, distillation beta `betas[0] + delta`.")
+    ]
+
+    @model_validator(mode="after")
+    def _window(self) -> Self:
+        DOTAdamW([torch.nn.Parameter(torch.zeros(1))], self.lr, self.two_betas, self.delta)
+        return self
+
+
+Optimizer = Annotated[
+    SGDTable | DOTTable | ControlTable | DeepKDTable | AdamWTable | DOTAdamWTable,
+    Field(discriminator="name"),
+]
+
+
+# ---------------------------------------------------------------- run and schedule
 
 
 NO_FOLDERS = ("off", "run")
-"""What ``run.teacher_cache`` may be instead of a folder."""
+"""Values of ``run.teacher_cache`` that are no folder."""
 
 
 class Run(Table):
-    """How to run; the seed draws weights, order, augmentation and dropout, each from a stream of its own."""
+    """How to run. The seed draws weights, order, augmentation and dropout, each in a stream of its own."""
 
     seed: Annotated[int, Field(ge=0, description="Seed of the run; arms of one seed are paired.")] = 0
     device: Annotated[
@@ -351,21 +455,22 @@ class Run(Table):
     channels_last: Annotated[
         bool,
         Field(
-            description="Weights of 2-D convolutions with the channels innermost in memory, which is faster."
+            description="Memory format of the weights of 2-D convolutions: `torch.channels_last`, which is "
+            "faster, or contiguous."
         ),
     ] = True
     teacher_cache: Annotated[
         str,
         Field(
             min_length=1,
-            description="The teacher is asked once for each view of an image: `run` remembers its outputs in "
-            "memory, a folder keeps them for other runs too; `off`. Without a teacher of no effect.",
+            description="Cache of the teacher's outputs, one forward pass for each view of an image: `run` "
+            "keeps them in memory, a folder for other runs too; `off`. No effect without a teacher.",
         ),
     ] = "off"
     compile: Annotated[
         Literal["none", "parts", "step"],
         Field(
-            description="What `torch.compile` gets, before the first epoch: `parts`, the networks; `step`, "
+            description="Parts of the step for `torch.compile`: `parts`, the networks; `step`, "
             "also the losses and their backward passes, in one graph. Needs a C++ compiler; a smaller last "
             "batch is not compiled."
         ),
@@ -379,28 +484,20 @@ class Run(Table):
 
 
 def check_device(device: str) -> str:
-    """Refuse what is no device of a run.
-
-    Args:
-        device: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"cuda:N"``.
-
-    Returns:
-        The device.
-
-    Raises:
-        BadInput: It is something else.
-    """
+    """Return the name of a device, or raise BadInput unless it is auto, cpu, cuda or cuda:N."""
     if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):
         raise BadInput(f"must be 'auto', 'cpu', 'cuda' or 'cuda:N', got {device!r}")
     return device
 
 
-class Constant(Table):
-    """One learning rate to the end."""
+class ConstantSchedule(Table):
+    """A constant learning rate."""
 
     name: Literal["constant"]
     epochs: Annotated[int, Field(ge=1, description="Epochs.")]
-    warmup: Annotated[int, Field(ge=0, description="Epochs over which the rate rises from zero.")] = 0
+    warmup: Annotated[
+        int, Field(ge=0, description="Epochs over which the learning rate rises linearly from zero.")
+    ] = 0
 
     @model_validator(mode="after")
     def _ends_in_time(self) -> Self:
@@ -409,11 +506,13 @@ class Constant(Table):
         return self
 
 
-class Step(Constant):
-    """The learning rate times `gamma` after each milestone."""
+class StepSchedule(ConstantSchedule):
+    """The learning rate is multiplied by `gamma` after each milestone."""
 
     name: Literal["step"]  # type: ignore[assignment]
-    milestones: Annotated[Epochs, Field(description="Epochs after which the rate drops, rising.")]
+    milestones: Annotated[
+        Epochs, Field(description="Epochs after which the learning rate drops, in rising order.")
+    ]
     gamma: Annotated[float, Field(gt=0, le=1, description="Factor of each drop.")] = 0.1
 
     @model_validator(mode="after")
@@ -426,26 +525,26 @@ class Step(Constant):
         return self
 
 
-class Cosine(Constant):
+class CosineSchedule(ConstantSchedule):
     """The learning rate falls to zero along half a cosine."""
 
     name: Literal["cosine"]  # type: ignore[assignment]
 
 
-Schedule = Annotated[Constant | Step | Cosine, Field(discriminator="name")]
+Schedule = Annotated[ConstantSchedule | StepSchedule | CosineSchedule, Field(discriminator="name")]
 
 
 class Published(Table):
-    """What others report for this recipe; nothing is computed from it."""
+    """The published result of this recipe, for display only."""
 
     accuracy: Annotated[float, Field(gt=0, le=100, description="Top-1 test accuracy in percent.")]
-    source: Annotated[str, Field(min_length=1, description="Who reports it, where, and how.")]
+    source: Annotated[str, Field(min_length=1, description="Its publication, and how it was measured.")]
 
 
 class Recipe(Table):
     """A whole training run."""
 
-    name: Annotated[str, Field(min_length=1, description="What tables and figures call this arm.")]
+    name: Annotated[str, Field(min_length=1, description="Name of this arm in tables and figures.")]
     data: Data
     student: Student
     teacher: Teacher | None = None
@@ -464,7 +563,7 @@ class Recipe(Table):
     def _together(self) -> Self:
         self._check_method()
         self._check_optimizer()
-        channels = self.data.facts(look=False).channels
+        channels = self.data.named_facts().channels
         if len(self.student.mean) not in (0, channels):
             raise ValueError(
                 f"student.mean must have one number for each channel, and {self.data.name} has {channels}, "
@@ -490,7 +589,7 @@ class Recipe(Table):
             raise ValueError(f"student.{key} is read by methods with a teacher only: leave it out")
 
     def _check_optimizer(self) -> None:
-        if not isinstance(self.optimizer, PairTable):
+        if not self.optimizer.one_loss:
             return
         name = self.optimizer.name
         if not self.distils:
@@ -500,7 +599,9 @@ class Recipe(Table):
                 else "there is no [teacher] and no [method]"
             )
             hint = "" if self.method else ", or add both"
-            raise ValueError(f"optimizer {name!r} needs two losses, but {why}: use 'sgd'{hint}")
+            raise ValueError(
+                f"optimizer {name!r} needs two losses, but {why}: use {self.optimizer.one_loss!r}{hint}"
+            )
         streams = getattr(create_method(**(self.method or {})), "streams", ())
         if isinstance(self.optimizer, DeepKDTable) and ("task", *streams) != tuple(deepkd_momenta()):
             raise ValueError(
@@ -509,19 +610,19 @@ class Recipe(Table):
 
     @property
     def distils(self) -> bool:
-        """Whether there is a method that has a teacher."""
+        """Whether the method has a teacher."""
         return self.method is not None and has_teacher(self.method["name"])
 
 
 def tables() -> dict[tuple[str, ...], type[Table]]:
-    """List all tables of a recipe by their place; the variants of a table follow it by name.
+    """All tables of a recipe by their place in the file.
 
     Returns:
         Place -> class: ``()`` is the file itself, ``("optimizer", "dot")`` one of its optimizers.
 
     Example:
-        >>> [place for place in tables() if place[:1] == ("optimizer",)]
-        [('optimizer', 'sgd'), ('optimizer', 'dot'), ('optimizer', 'control'), ('optimizer', 'deepkd')]
+        >>> [place[1] for place in tables() if place[:1] == ("optimizer",)]
+        ['sgd', 'dot', 'control', 'deepkd', 'adamw', 'dot-adamw']
     """
     found: dict[tuple[str, ...], type[Table]] = {(): Recipe}
     for key, field in Recipe.model_fields.items():

@@ -10,38 +10,32 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dotkd.distiller import Losses, StreamLosses
-from dotkd.train.objective import TaskLosses
+from dotkd.distiller import Losses
 
 Grads = list[Tensor | None]
 Reach = list[bool]
 """For each parameter, whether a loss reaches it."""
 
 
-def values_of(losses: Losses | TaskLosses) -> dict[str, Tensor]:
-    """Return the tensors of losses by name, those of several distillation losses as ``streams.NAME``."""
-    streams = losses.streams if isinstance(losses, StreamLosses) else {}
-    named = {**losses._asdict(), **{f"streams.{name}": loss for name, loss in streams.items()}}
-    return {name: value for name, value in named.items() if value is not None}
+def values_of(losses: Losses) -> dict[str, Tensor]:
+    """Return the tensors of losses by name: streams as they are, raw losses as ``raw.NAME``."""
+    raw = {f"raw.{name}": loss for name, loss in losses.raw.items()}
+    return {**losses.streams, **raw, "logits": losses.logits}
 
 
-def differentiable(losses: Losses | TaskLosses) -> dict[str, Tensor]:
+def differentiable(losses: Losses) -> dict[str, Tensor]:
     """Return by name what an optimizer may differentiate."""
-    return {
-        name: value
-        for name, value in values_of(losses).items()
-        if name.startswith(("task", "distill", "streams.")) and value.requires_grad
-    }
+    return {name: loss for name, loss in losses.streams.items() if loss.requires_grad}
 
 
 def with_gradients(
     values: Mapping[str, Tensor], grads: Mapping[str, Grads], params: Sequence[Tensor]
-) -> Losses | TaskLosses:
+) -> Losses:
     """Make losses whose gradients are there already.
 
     Args:
         values: All tensors of the losses, as of :func:`values_of`.
-        grads: For some of them the gradient of each parameter.
+        grads: For some of the streams the gradient of each parameter.
         params: The parameters.
 
     Returns:
@@ -55,9 +49,7 @@ def with_gradients(
     return _together(plain, live)
 
 
-def on_demand(
-    losses: Losses | TaskLosses, reach: Mapping[str, Reach], params: Sequence[Tensor]
-) -> Losses | TaskLosses:
+def on_demand(losses: Losses, reach: Mapping[str, Reach], params: Sequence[Tensor]) -> Losses:
     """Make losses that are differentiated when a backward pass asks for them, those of one pass at once.
 
     Args:
@@ -116,15 +108,7 @@ class _OnDemand(torch.autograd.Function):
         return None, None, *(next(grads) if yes else None for yes in reached)
 
 
-def _together(plain: Mapping[str, Tensor], live: Mapping[str, Tensor]) -> Losses | TaskLosses:
+def _together(plain: Mapping[str, Tensor], live: Mapping[str, Tensor]) -> Losses:
     """Put losses together again, with those that have gradients."""
-    task, logits, raw = live.get("task", plain["task"]), plain["logits"], plain["raw_task"]
-    if "distill" not in plain:
-        return TaskLosses(task, None, logits, raw, None)
-    parts = (task, live.get("distill", plain["distill"]), logits, raw, plain["raw_distill"])
-    streams = {name.partition(".")[2]: live.get(name, plain[name]) for name in plain if "streams." in name}
-    if not streams:
-        return Losses(*parts)
-    several = StreamLosses(*parts)
-    several.streams = streams
-    return several
+    raw = {name.removeprefix("raw."): value for name, value in plain.items() if name.startswith("raw.")}
+    return Losses({name: live.get(name, plain[name]) for name in raw}, raw, plain["logits"])

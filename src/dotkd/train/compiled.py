@@ -24,13 +24,11 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from dotkd.distiller import Distiller, Losses
 from dotkd.errors import BadInput
 from dotkd.features.taps import Taps
-from dotkd.methods.base import Outputs
-from dotkd.optim import DOT, MultiMomentumSGD
+from dotkd.methods.base import Method, Outputs
 from dotkd.train.carried import Grads, Reach, differentiable, on_demand, values_of, with_gradients
-from dotkd.train.evaluate import autocast
-from dotkd.train.objective import TaskLosses, TaskOnly
+from dotkd.train.differentiate import SUM, separate
+from dotkd.train.scores import autocast
 
-Objective = Distiller | TaskOnly
 _MOMENTS = (0.0, 0.37, 1.0)  # of a run: what a method does must be one graph at all of them
 
 
@@ -58,6 +56,7 @@ class Compiled:
         precision: ``run.precision``.
         whole: ``step``; else ``parts``.
         ask_teacher: Whether the teacher is asked here, and so compiled. False: the outputs are always given.
+        gains: As for :func:`dotkd.train.differentiate.separate`.
 
     Attributes:
         seconds: What tracing and compiling took.
@@ -68,17 +67,18 @@ class Compiled:
 
     def __init__(
         self,
-        objective: Objective,
+        objective: Distiller,
         optimizer: torch.optim.Optimizer,
         example: Example,
         *,
         precision: str,
         whole: bool,
         ask_teacher: bool = True,
+        gains: tuple[float, float] | None = None,
     ) -> None:
         begun = time.perf_counter()
         self._objective, self._precision, self._whole = objective, precision, whole
-        self._apart = _kept_apart(optimizer)
+        self._optimizer, self._gains = optimizer, gains
         self._shapes = [tensor.shape for tensor in example]
         self._params = {name: p for name, p in objective.named_parameters() if p.requires_grad}
         frozen = {name: p for name, p in objective.named_parameters() if not p.requires_grad}
@@ -102,12 +102,12 @@ class Compiled:
         if self._teacher is not None:
             with torch.no_grad():
                 return Outputs(*self._teacher(images))
-        if isinstance(self._objective, Distiller):
-            with autocast(images.device, self._precision):
-                return self._objective.teach(images)
-        return None
+        if self._objective.teacher is None:
+            return None
+        with autocast(images.device, self._precision):
+            return self._objective.teach(images)
 
-    def losses(self, batch: Example, progress: float, known: Outputs | None = None) -> Losses | TaskLosses:
+    def losses(self, batch: Example, progress: float, known: Outputs | None = None) -> Losses:
         """Compute the losses, each with a graph through which it brings its gradients.
 
         Args:
@@ -138,20 +138,15 @@ class Compiled:
         known: Outputs | None,
         progress: float,
     ) -> tuple[dict[str, Tensor], dict[str, Grads]]:
-        ramp = self._objective.method.ramp(progress) if isinstance(self._objective, Distiller) else 1.0
+        method = self._objective.method
+        ramp = method.ramp(progress) if isinstance(method, Method) else 1.0
         scale = torch.full((), ramp, device=batch.images.device)
         with torch.no_grad():
             values, grads = self._student(params, rest, tuple(batch), scale, _plain(known))
         return values, grads
 
-    def _compare(
-        self, student: Outputs, batch: Example, known: Outputs | None, progress: float
-    ) -> Losses | TaskLosses:
-        objective = self._objective
-        if isinstance(objective, Distiller):
-            assert known is not None
-            return objective.compare(student, known, batch.labels, index=batch.numbers, progress=progress)
-        return objective.compare(student.logits, batch.labels)
+    def _compare(self, student: Outputs, batch: Example, known: Outputs | None, progress: float) -> Losses:
+        return self._objective.compare(student, known, batch.labels, index=batch.numbers, progress=progress)
 
     def _find_reach(self, example: Example, known: Outputs | None) -> dict[str, Reach]:
         """Ask a copy, in the usual way, which loss reaches which parameter."""
@@ -195,7 +190,7 @@ class Compiled:
 
     def _teacher_graph(self, images: Tensor) -> Any:
         objective = self._objective
-        if not isinstance(objective, Distiller):
+        if objective.teacher is None:
             return None
 
         def teach(images: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
@@ -208,8 +203,7 @@ class Compiled:
 
     def _student_graph(self, example: Example) -> Any:
         objective = self._objective
-        paths = objective.student_paths if isinstance(objective, Distiller) else {}
-        tapped = _Tapped(objective.student, paths)
+        tapped = _Tapped(objective.student, objective.student_paths)
 
         def student(params: Sequence[Tensor], rest: Sequence[Tensor], images: Tensor) -> Any:
             state = dict(zip((*self._params, *self._rest), (*params, *rest), strict=True))
@@ -221,8 +215,8 @@ class Compiled:
         return _compiled(_traced(student, params, rest, example.images), example.images.device)
 
     def _step_graph(self, example: Example, known: Outputs | None) -> Any:
-        method = getattr(self._objective, "method", None)
-        if "index" in getattr(method, "needs", ()):
+        method = self._objective.method
+        if "index" in self._objective.needs:
             raise BadInput(
                 f"run.compile: 'step' is not for {type(method).__name__}, which remembers what it has seen: "
                 "take 'parts'"
@@ -230,7 +224,7 @@ class Compiled:
         scale = torch.ones((), device=example.images.device)
         params, rest = list(self._params.values()), list(self._rest.values())
         inputs = (params, rest, tuple(example), scale, _plain(known))
-        moments = _MOMENTS if isinstance(self._objective, Distiller) else _MOMENTS[:1]
+        moments = _MOMENTS[:1] if self._objective.teacher is None else _MOMENTS
         graphs = [_traced(self._whole_step(moment), *inputs) for moment in moments]
         if len({graph.code for graph in graphs}) > 1:
             raise BadInput(
@@ -259,7 +253,10 @@ class Compiled:
                     batch[:2],
                     {"index": batch[2], "progress": progress, "teacher_outputs": outputs},
                 )
-            grads = {name: _gradients(loss, leaves) for name, loss in self._apart(losses).items()}
+            grads = {
+                _carrier(name, losses): _gradients(loss, leaves)
+                for name, loss in separate(self._optimizer, losses, self._gains).items()
+            }
             values = {name: value.detach() for name, value in values_of(losses).items()}
             return values, {name: some for name, some in grads.items() if some.count(None) < len(some)}
 
@@ -277,19 +274,11 @@ class _Tapped(nn.Module):
         return logits, features
 
 
-def _kept_apart(optimizer: torch.optim.Optimizer) -> Any:
-    """Return what lists the losses that an optimizer differentiates, as ``differentiate`` does."""
-
-    def apart(losses: Losses | TaskLosses) -> dict[str, Tensor]:
-        values = values_of(losses)
-        if isinstance(optimizer, DOT):
-            return {name: values[name] for name in ("task", "distill") if name in values}
-        if isinstance(optimizer, MultiMomentumSGD):
-            streams = {name: loss for name, loss in values.items() if name.startswith("streams.")}
-            return {"task": values["task"], **(streams or {"distill": values["distill"]})}
-        return {"task": values["task"] + values["distill"] if "distill" in values else values["task"]}
-
-    return apart
+def _carrier(root: str, losses: Losses) -> str:
+    """The stream that brings the gradient of a loss: of a sum of streams, the first of them."""
+    if root in losses.streams:
+        return root
+    return "task" if root == SUM else list(losses.streams)[1]
 
 
 def _gradients(loss: Tensor, params: Sequence[Tensor]) -> Grads:
@@ -299,7 +288,7 @@ def _gradients(loss: Tensor, params: Sequence[Tensor]) -> Grads:
     return list(torch.autograd.grad(loss, params, retain_graph=True, allow_unused=True))
 
 
-def _forward(objective: Objective, batch: Example, known: Outputs | None, progress: float) -> Any:
+def _forward(objective: Distiller, batch: Example, known: Outputs | None, progress: float) -> Any:
     return objective(
         batch.images, batch.labels, index=batch.numbers, progress=progress, teacher_outputs=known
     )
@@ -333,16 +322,17 @@ def _stay_in_place(tensors: Sequence[Tensor]) -> None:
 
 
 @contextmanager
-def _ramp(objective: Objective, scale: Tensor) -> Iterator[None]:
+def _ramp(objective: Distiller, scale: Tensor) -> Iterator[None]:
     """Have the ramp of a method be an input of the graph."""
-    if not isinstance(objective, Distiller):
+    method = objective.method
+    if not isinstance(method, Method):
         yield
         return
-    objective.method.__dict__["ramp"] = lambda _progress: scale
+    method.__dict__["ramp"] = lambda _progress: scale
     try:
         yield
     finally:
-        del objective.method.__dict__["ramp"]
+        del method.__dict__["ramp"]
 
 
 def _traced(function: Any, *inputs: Any) -> torch.fx.GraphModule:

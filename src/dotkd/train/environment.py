@@ -1,4 +1,4 @@
-"""What a result depends on beside its recipe: versions, hardware, data."""
+"""The environment of a run, on which its results depend beside the recipe: versions, hardware, data."""
 
 import hashlib
 import platform
@@ -10,24 +10,25 @@ from typing import Any
 
 import torch
 
-from dotkd.data import Images, Splits
 from dotkd.errors import BadInput
+from dotkd.recipe.tables import ControlTable
+from dotkd.train.state import RunState
 
 _PACKAGES = ("dotkd", "torch", "numpy", "scipy", "safetensors")
 
 
-def environment(device: torch.device, data: Splits[Images], files: Mapping[str, Path]) -> dict[str, Any]:
-    """Describe where a run takes place.
+def environment(run: RunState) -> dict[str, Any]:
+    """Describe the environment of a run.
 
     Args:
-        device: Where its networks are.
-        data: What it learns from and is judged by.
-        files: Students of other runs that it starts from or learns from, by the part they play.
+        run: The run.
 
     Returns:
-        Names to text and numbers, for JSON.
+        Names to text and numbers, for JSON: versions, hardware, checksums of data and files, and the form of
+        a control: ``"sgd"`` on rescaled losses, or ``"two-stream"``.
     """
-    return {
+    device = run.device
+    found: dict[str, Any] = {
         "python": platform.python_version(),
         **{name: _version(name) for name in _PACKAGES},
         **({"commit": commit} if (commit := _commit()) else {}),
@@ -35,23 +36,32 @@ def environment(device: torch.device, data: Splits[Images], files: Mapping[str, 
         "cpu": _cpu(),
         "threads": torch.get_num_threads(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
-        **{f"{name}_checksum": part.checksum() for name, part in data._asdict().items() if part is not None},
-        **{f"{name}_checksum": file_checksum(path) for name, path in files.items()},
+        **{
+            f"{name}_checksum": part.checksum()
+            for name, part in run.data._asdict().items()
+            if part is not None
+        },
+        **{f"{name}_checksum": file_checksum(path) for name, path in run.files.items()},
     }
+    if isinstance(run.recipe.optimizer, ControlTable):
+        found["control"] = "two-stream" if run.gains is None else "sgd"
+    if run.teacher_cache is not None:
+        found["teacher_cache"] = run.teacher_cache.key
+    return found
 
 
 def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
-    """Compare the environment of a run with that in which it goes on.
+    """Compare the environment of a run with the one in which it goes on.
 
     Args:
-        before: As the run folder has it.
-        now: As it is now.
+        before: The stored environment.
+        now: The present one.
 
     Returns:
-        What is different now: threads, a version, hardware.
+        Entries that differ, with their present values: threads, a version, hardware.
 
     Raises:
-        BadInput: The data, the teacher or the weights to start from are different: not the same run.
+        BadInput: The data, the teacher or the start weights differ: not the same run.
     """
     different = {key: value for key, value in now.items() if before.get(key) != value}
     for key in different:
@@ -64,7 +74,7 @@ def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]
 
 
 def file_checksum(path: Path) -> str:
-    """Return the first 16 digits of a file's SHA-256."""
+    """The first 16 digits of a file's SHA-256."""
     return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
 
 
@@ -76,7 +86,7 @@ def _version(package: str) -> str:
 
 
 def _commit() -> str:
-    """Return the commit of this package's own checkout, marked where it was changed; else nothing."""
+    """The commit of this package's checkout, marked ``-dirty`` if changed; empty without one."""
     root = Path(__file__).parents[3]
     if not (root / ".git").exists():  # installed, perhaps into an environment inside another repository
         return ""

@@ -4,8 +4,8 @@ import torch
 
 from dotkd.distiller import Distiller
 from dotkd.models.fold import fold_batch_norm
-from dotkd.networks import lay_out
 from dotkd.recipe import Recipe
+from dotkd.train.networks import set_memory_format
 
 
 def settle_teacher(distiller: Distiller, recipe: Recipe) -> None:
@@ -21,8 +21,9 @@ def settle_teacher(distiller: Distiller, recipe: Recipe) -> None:
         recipe: The recipe.
     """
     teacher = distiller.teacher
+    assert teacher is not None
     fold_batch_norm(teacher, keep=distiller.teacher_paths.values())
-    lay_out(teacher, channels_last=recipe.run.channels_last)
+    set_memory_format(teacher, channels_last=recipe.run.channels_last)
     if recipe.run.precision == "bf16-teacher":  # "bf16" is autocast around both
         distiller.teacher_dtype = torch.bfloat16
 

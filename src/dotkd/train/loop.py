@@ -1,12 +1,13 @@
-"""The loop: from a recipe to a finished run folder, in plain steps, stopped and resumed at any epoch.
+"""The training loop: from a recipe to a finished run folder, stopped and resumed at any epoch.
 
-The same loop trains teachers, plain students and students under any optimizer. What it writes is in
-:mod:`dotkd.runs`; what changes from step to step is in :mod:`dotkd.train.session`.
+The same loop trains teachers, plain students and students under any optimizer. The files it writes are
+described in :mod:`dotkd.runs` and :mod:`dotkd.records`.
 """
 
 import math
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,81 +15,119 @@ import torch
 
 from dotkd import runs
 from dotkd.errors import BadInput
-from dotkd.networks import build_teacher, save_student
 from dotkd.recipe import Recipe, differing_keys, recipe_text
+from dotkd.records import EpochGradients, EpochMetrics, Evaluation, Results
+from dotkd.seeding import random_stream
+from dotkd.train.build import check_recipe
+from dotkd.train.diagnostics import diagnose
 from dotkd.train.environment import changes, environment, file_checksum
-from dotkd.train.epoch import OnStep, compile_step, stop_diverged, train_epoch
-from dotkd.train.evaluate import evaluate
-from dotkd.train.judge import judge_epoch
-from dotkd.train.session import Session, read_checkpoint, restore, save, start
+from dotkd.train.networks import save_student
+from dotkd.train.scores import score
+from dotkd.train.state import RunState, read_checkpoint, restore, save
+from dotkd.train.step import OnStep, compile_step, stop_diverged, train_epoch
+from dotkd.train.teacher import teacher_file, teacher_recipe
 
-_TESTED = ("test_accuracy", "test_top5", "test_loss")
+OnEpoch = Callable[[EpochMetrics], None]
+"""Called with the metrics of each epoch, after they were written."""
 
-OnEpoch = Callable[[dict[str, Any]], None]
+_TEACHER = "teacher"  # its folder inside the student's
 
 
 def train(
     recipe: Recipe,
-    folder: Path,
+    folder: str | Path,
     *,
     teacher: Path | None = None,
     resume: bool = False,
     test: bool = True,
+    on_run: Callable[[Recipe], None] = lambda _recipe: None,
     on_epoch: Sequence[OnEpoch] = (),
     on_step: OnStep | None = None,
-) -> dict[str, Any]:
-    """Train the student of a recipe.
+) -> Results:
+    """Train the student of a recipe; before it its teacher, where the recipe names the teacher's recipe.
+
+    All is built and tried on a few images before anything is written. A teacher goes to ``folder/teacher``; a
+    finished one of the same recipe is used again.
 
     Args:
         recipe: The recipe.
         folder: The run folder; must not hold a run yet.
-        teacher: The teacher's ``student.safetensors``; None: the recipe's ``teacher.checkpoint``, or no
-            teacher at all.
+        teacher: The teacher's ``student.safetensors``; None: as the recipe says.
         resume: Go on where an earlier run of the same recipe in this folder stopped; a finished run is
             left as it is, and an empty folder starts a new run.
-        test: Whether the test images are read at the end; not where the run is there to choose something.
-        on_epoch: Called with the metrics of each epoch, after they were written.
+        test: Whether to read the test images at the end; False for runs that choose a hyper-parameter.
+        on_run: Called with the recipe before the teacher's training and before the student's.
+        on_epoch: Called with the metrics of each epoch of the student, after they were written.
         on_step: Called after each step with the steps done and the steps of the run.
 
     Returns:
-        What ``results.json`` holds: ``last`` and ``best`` with test and validation numbers, ``parameters``
-        and ``seconds``.
+        The content of ``results.json``.
 
     Raises:
-        BadInput: The folder holds a run already, or another recipe's.
+        BadInput: The folder holds a run already, or something in the recipe is wrong or missing.
         RunFailed: A loss was not finite; the last good checkpoint stays.
+
+    Example:
+        >>> from dotkd.recipe import load_recipe
+        >>> results = train(load_recipe("quick/digits-plain", ["schedule.epochs=2"]), "run")
+        >>> results.last.epoch
+        2
     """
+    folder = Path(folder)
     check_folder(recipe, folder, resume=resume)
+    first = teacher_recipe(recipe) if teacher is None else None
+    if first is not None:
+        check_folder(first, folder / _TEACHER, resume=True)
+        if runs.is_finished(folder / _TEACHER):
+            first, teacher = None, folder / _TEACHER / runs.STUDENT
+    teacher = teacher or teacher_file(recipe)
     if resume and runs.is_finished(folder):
         return _finished(folder, teacher)
-    threads = torch.get_num_threads()
-    with torch.random.fork_rng():
-        try:
-            torch.set_num_threads(recipe.run.threads or threads)
-            return _train(recipe, folder, teacher, on_epoch, on_step, test=test)
-        finally:
-            torch.set_num_threads(threads)
+    with _isolated(recipe.run.threads):
+        prepared = check_recipe(recipe, first or teacher)
+        if prepared.untrained is not None:
+            on_run(prepared.untrained.recipe)
+            _train(prepared.untrained.start(), folder / _TEACHER, (), on_step, test=True)
+            prepared.load_teacher(folder / _TEACHER / runs.STUDENT)
+        on_run(recipe)
+        return _train(prepared.start(), folder, on_epoch, on_step, test=test)
 
 
-def _finished(folder: Path, teacher: Path | None) -> dict[str, Any]:
-    record = runs.read_run(folder)
-    if teacher is not None and file_checksum(teacher) != record.environment.get("teacher_checksum"):
-        raise BadInput(
-            f"{folder} holds a finished run with another teacher than {teacher}: give another --output"
-        )
-    return record.results
+def provide_teacher(
+    recipe: Recipe, folder: Path, *, on_epoch: Sequence[OnEpoch] = (), on_step: OnStep | None = None
+) -> Path | None:
+    """Return the file of a recipe's teacher; train it first where it does not exist.
+
+    Args:
+        recipe: The student's recipe.
+        folder: Run folder of a teacher that is trained. A finished one of the same recipe is used again, an
+            unfinished one goes on.
+        on_epoch: As for :func:`train`.
+        on_step: Likewise.
+
+    Returns:
+        The file with the teacher's weights; None where there is no teacher, or its name brings them.
+
+    Raises:
+        BadInput: The folder holds a teacher of another recipe.
+    """
+    teacher = teacher_recipe(recipe)
+    if teacher is None:
+        return teacher_file(recipe)
+    train(teacher, folder, resume=True, on_epoch=on_epoch, on_step=on_step)
+    return folder / runs.STUDENT
 
 
 def check_folder(recipe: Recipe, folder: Path, *, resume: bool) -> None:
-    """Refuse to write a run over another one.
+    """Guards against writing a run over another one.
 
     Args:
-        recipe: What is to be trained.
-        folder: Where.
-        resume: Whether an earlier run of the same recipe is welcome.
+        recipe: The recipe to train.
+        folder: The run folder.
+        resume: Whether an earlier run of the same recipe is allowed.
 
     Raises:
-        BadInput: The folder is a file, or holds a run that is not welcome.
+        BadInput: The folder is a file, or holds a run that is not allowed.
     """
     stored = folder / runs.RECIPE
     for path in (folder, *folder.parents):
@@ -106,110 +145,139 @@ def check_folder(recipe: Recipe, folder: Path, *, resume: bool) -> None:
         )
 
 
+def _finished(folder: Path, teacher: Path | None) -> Results:
+    record = runs.read_run(folder)
+    if teacher is not None and file_checksum(teacher) != record.environment.get("teacher_checksum"):
+        raise BadInput(
+            f"{folder} holds a finished run with another teacher than {teacher}: give another --output"
+        )
+    return Results.model_validate(record.results)
+
+
+@contextmanager
+def _isolated(threads: int) -> Iterator[None]:
+    """Leave torch's random generators and number of threads as they were."""
+    before = torch.get_num_threads()
+    with torch.random.fork_rng():
+        try:
+            torch.set_num_threads(threads or before)
+            yield
+        finally:
+            torch.set_num_threads(before)
+
+
 def _train(
-    recipe: Recipe,
-    folder: Path,
-    teacher: Path | None,
-    on_epoch: Sequence[OnEpoch],
-    on_step: OnStep | None,
-    *,
-    test: bool,
-) -> dict[str, Any]:
-    table = recipe.teacher
-    if teacher is None and table is not None:
-        if table.recipe is not None:
-            raise BadInput(f"recipe {recipe.name!r} has a teacher that is to be trained first: pass its file")
-        teacher = None if table.checkpoint is None else Path(table.checkpoint)
-    session = start(recipe, None if table is None else build_teacher(recipe, teacher))
-    started = recipe.student.checkpoint
-    files = {"teacher": teacher, "start": None if started is None else Path(started)}
-    now = environment(session.device, session.data, {name: path for name, path in files.items() if path})
-    if session.teacher_cache is not None:
-        now["teacher_cache"] = session.teacher_cache.key
+    run: RunState, folder: Path, on_epoch: Sequence[OnEpoch], on_step: OnStep | None, *, test: bool
+) -> Results:
+    now = environment(run)
     with runs.locked(folder):
-        _begin(session, folder, now)
-        _epochs(session, folder, on_epoch, on_step)
-        return _finish(session, folder, test=test)
+        _begin(run, folder, now)
+        _epochs(run, folder, on_epoch, on_step)
+        return _finish(run, folder, test=test)
 
 
-def _begin(session: Session, folder: Path, now: dict[str, Any]) -> None:
-    """Write what a run folder begins with, or take up what is there."""
+def _begin(run: RunState, folder: Path, now: dict[str, Any]) -> None:
+    """Write the first files of a run folder, or take up an earlier run."""
     runs.remove_parts(folder)
-    if (folder / runs.LAST).exists():
-        before = runs.read_json(folder / runs.ENVIRONMENT)
-        different = changes(before, now)
-        restore(session, folder)
-        runs.truncate_lines(folder / runs.METRICS, session.epoch)
-        if (folder / runs.GRADIENTS).exists():
-            runs.truncate_lines(folder / runs.GRADIENTS, session.epoch)
-        if different:
-            resumed = [*before.get("resumed", []), {"epoch": session.epoch, **different}]
-            runs.write_json(folder / runs.ENVIRONMENT, {**before, "resumed": resumed})
-    else:
-        runs.write_text(folder / runs.RECIPE, recipe_text(session.recipe))
+    if not (folder / runs.LAST).exists():
+        # Dropout draws from torch's global generator.
+        torch.manual_seed(random_stream(run.recipe.run.seed, "forward").initial_seed())
+        runs.write_text(folder / runs.RECIPE, recipe_text(run.recipe))
         runs.write_json(folder / runs.ENVIRONMENT, now)
         runs.write_text(folder / runs.METRICS, "")
         (folder / runs.GRADIENTS).unlink(missing_ok=True)
+        return
+    before = runs.read_json(folder / runs.ENVIRONMENT)
+    different = changes(before, now)
+    restore(run, folder)
+    runs.truncate_lines(folder / runs.METRICS, run.epoch)
+    if (folder / runs.GRADIENTS).exists():
+        runs.truncate_lines(folder / runs.GRADIENTS, run.epoch)
+    if different:
+        resumed = [*before.get("resumed", []), {"epoch": run.epoch, **different}]
+        runs.write_json(folder / runs.ENVIRONMENT, {**before, "resumed": resumed})
 
 
-def _epochs(session: Session, folder: Path, on_epoch: Sequence[OnEpoch], on_step: OnStep | None) -> None:
-    left = session.epoch < session.recipe.schedule.epochs
-    compile_seconds = compile_step(session) if left else None
-    while session.epoch < session.recipe.schedule.epochs:
+def _epochs(run: RunState, folder: Path, on_epoch: Sequence[OnEpoch], on_step: OnStep | None) -> None:
+    left = run.epoch < run.recipe.schedule.epochs
+    compile_seconds = compile_step(run) if left else None
+    while run.epoch < run.recipe.schedule.epochs:
         before = time.perf_counter()
-        metrics = train_epoch(session, on_step)
-        seconds = time.perf_counter() - before  # of learning: arms are not judged alike
-        spent = {"seconds": seconds, "compile_seconds": compile_seconds}
-        found = judge_epoch(session)
-        metrics = {"epoch": session.epoch + 1, **metrics, **found.numbers, **spent}
-        session.epoch += 1
-        compile_seconds = None if compile_seconds is None else 0.0  # once in each process
-        accuracy = metrics["validation_accuracy"]
-        is_best = accuracy is not None and (
-            session.best is None or accuracy > session.best["validation_accuracy"]
+        trained = train_epoch(run, on_step)
+        seconds = time.perf_counter() - before  # of training: the cost of diagnostics differs between arms
+        found = diagnose(run)
+        run.epoch += 1
+        metrics = EpochMetrics.model_validate(
+            {
+                "epoch": run.epoch,
+                **trained,
+                **found.metrics,
+                "seconds": seconds,
+                "compile_seconds": compile_seconds,
+            }
         )
+        compile_seconds = None if compile_seconds is None else 0.0  # once in each process
+        accuracy = metrics.validation_accuracy
+        best = run.best.validation_accuracy if run.best is not None else None
+        is_best = accuracy is not None and (best is None or accuracy > best)
         if is_best:
-            session.best = {key: metrics[key] for key in ("epoch", "validation_accuracy", "validation_loss")}
-        runs.append_line(folder / runs.METRICS, metrics)
+            run.best = _evaluation(metrics)
+        runs.append_line(folder / runs.METRICS, metrics.model_dump())
         if found.layers is not None:
-            runs.append_line(folder / runs.GRADIENTS, {"epoch": session.epoch, "layers": found.layers})
-        save(session, folder, is_best=is_best)
+            gradients = EpochGradients(epoch=run.epoch, layers=found.layers)
+            runs.append_line(folder / runs.GRADIENTS, gradients.model_dump())
+        save(run, folder, is_best=is_best)
         for call in on_epoch:
             call(metrics)
 
 
-def _finish(session: Session, folder: Path, *, test: bool) -> dict[str, Any]:
-    """Read the test images, once for the last epoch and once for the best; write what is to be deployed."""
-    recipe = session.recipe
-    metrics = runs.read_lines(folder / runs.METRICS)
-    last = {key: metrics[-1][key] for key in ("epoch", "validation_accuracy", "validation_loss")}
-    last |= _test(session) if test else dict.fromkeys(_TESTED)
-    runs.write_atomically(folder / runs.STUDENT, lambda path: save_student(session.deployable, recipe, path))
+def _finish(run: RunState, folder: Path, *, test: bool) -> Results:
+    """Read the test images for the last epoch and for the best; write the student and the results."""
+    recipe = run.recipe
+    metrics = [
+        EpochMetrics.model_validate(line, strict=False) for line in runs.read_lines(folder / runs.METRICS)
+    ]
+    last = _evaluation(metrics[-1])
+    if test:
+        last = _tested(run, last)
+    runs.write_atomically(
+        folder / runs.STUDENT, lambda path: save_student(run.deployable, recipe, run.facts, path)
+    )
     best = None
-    if session.best is not None and test:
-        session.objective.load_state_dict(read_checkpoint(folder / runs.BEST)["objective"])
-        best = session.best | _test(session)
-    results = {
-        "name": recipe.name,
-        "seed": recipe.run.seed,
-        "parameters": sum(p.numel() for p in session.deployable.parameters()),
-        "seconds": sum(line["seconds"] for line in metrics),
-        "compile_seconds": _sum(line.get("compile_seconds") for line in metrics),
-        "last": last,
-        "best": best,
-    }
-    runs.write_json(folder / runs.RESULTS, results)
+    if run.best is not None and test:
+        run.objective.load_state_dict(read_checkpoint(folder / runs.BEST)["objective"])
+        best = _tested(run, run.best)
+    results = Results(
+        name=recipe.name,
+        seed=recipe.run.seed,
+        parameters=sum(p.numel() for p in run.deployable.parameters()),
+        seconds=sum(line.seconds for line in metrics),
+        compile_seconds=_sum(line.compile_seconds for line in metrics),
+        last=last,
+        best=best,
+    )
+    runs.write_json(folder / runs.RESULTS, results.model_dump())
     return results
 
 
+def _evaluation(metrics: EpochMetrics) -> Evaluation:
+    return Evaluation(
+        epoch=metrics.epoch,
+        validation_accuracy=metrics.validation_accuracy,
+        validation_loss=metrics.validation_loss,
+    )
+
+
+def _tested(run: RunState, found: Evaluation) -> Evaluation:
+    scores = score(run.deployable, run.data.test, precision=run.recipe.run.precision)
+    if not math.isfinite(scores.loss):
+        stop_diverged(run, f"epoch {run.epoch}: test loss {scores.loss:.4g}")
+    return found.model_copy(
+        update={"test_accuracy": scores.accuracy, "test_top5": scores.top5, "test_loss": scores.loss}
+    )
+
+
 def _sum(values: Iterable[float | None]) -> float | None:
-    """Add what was measured in every epoch; nothing where one is missing."""
+    """The sum; None where a value is missing."""
     known = list(values)
     return None if None in known else math.fsum(value for value in known if value is not None)
-
-
-def _test(session: Session) -> dict[str, float]:
-    quality = evaluate(session.deployable, session.data.test, precision=session.recipe.run.precision)
-    if not math.isfinite(quality.loss):
-        stop_diverged(session, f"epoch {session.epoch}: test loss {quality.loss:.4g}")
-    return dict(zip(_TESTED, (quality.accuracy, quality.top5, quality.loss), strict=True))

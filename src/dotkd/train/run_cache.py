@@ -14,8 +14,8 @@ from dotkd.methods import Method, TaskMethod
 from dotkd.recipe import Recipe
 from dotkd.recipe.tables import NO_FOLDERS
 from dotkd.train.cache_rows import FileRows, MemoryRows, Rows
-from dotkd.train.evaluate import autocast
 from dotkd.train.frozen import teacher_form
+from dotkd.train.scores import autocast
 from dotkd.train.teacher_cache import Layout, Teach, TeacherCache
 
 _KEY = "run.teacher_cache"
@@ -61,7 +61,7 @@ def check_teacher_cache(recipe: Recipe, method: Method | TaskMethod | None, data
 
 
 def open_teacher_cache(
-    recipe: Recipe, objective: nn.Module, data: Images, device: torch.device
+    recipe: Recipe, objective: Distiller, data: Images, device: torch.device
 ) -> TeacherCache | None:
     """Make what remembers the teacher of a run.
 
@@ -82,7 +82,7 @@ def open_teacher_cache(
             an image other outputs at another place of the batch.
     """
     where = recipe.run.teacher_cache
-    if where == _OFF or not isinstance(objective, Distiller):
+    if where == _OFF or objective.teacher is None:
         return None
     augmentation = Augmentation(recipe.data.augment)
     views = augmentation.num_views

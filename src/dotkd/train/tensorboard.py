@@ -1,11 +1,11 @@
-"""The metrics of a run as TensorBoard events; also the pattern for any other logger.
+"""TensorBoard events of a run; also the pattern for any other logger.
 
-A callback is any function of one dict, the line that ``metrics.jsonl`` gets for an epoch. For another
-logger, pass one to :func:`dotkd.train.loop.train`::
+A callback is a function of one :class:`dotkd.records.EpochMetrics`. For another logger, pass one to
+:func:`dotkd.train.train`::
 
     def log(metrics):
-        step = metrics["epoch"]
-        my_logger.log({name: value for name, value in metrics.items() if value is not None}, step=step)
+        numbers = metrics.model_dump(exclude_none=True)
+        my_logger.log(numbers, step=metrics.epoch)
 
     train(recipe, folder, on_epoch=[log])
 """
@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from dotkd.errors import missing_extra
+from dotkd.records import EpochMetrics
 
 
 class TensorBoard:
@@ -35,11 +36,14 @@ class TensorBoard:
         self._folder = folder / "tensorboard"
         self._writer: Any = None
 
-    def __call__(self, metrics: dict[str, Any]) -> None:
-        """Write an epoch; what an earlier, killed run wrote of it or of later ones is hidden."""
+    def __call__(self, metrics: EpochMetrics) -> None:
+        """Write an epoch; events of a killed run for it or later epochs are hidden."""
         if self._writer is None:
-            self._writer = self._make(str(self._folder), purge_step=metrics["epoch"])
-        for name, value in metrics.items():
-            if value is not None and name != "epoch":
-                self._writer.add_scalar(name, value, metrics["epoch"])
+            self._writer = self._make(str(self._folder), purge_step=metrics.epoch)
+        for name, value in metrics.model_dump(exclude_none=True, exclude={"epoch"}).items():
+            if isinstance(value, tuple):  # a momentum for each of several distillation losses
+                for number, each in enumerate(value):
+                    self._writer.add_scalar(f"{name}/{number}", each, metrics.epoch)
+            else:
+                self._writer.add_scalar(name, value, metrics.epoch)
         self._writer.flush()

@@ -1,4 +1,4 @@
-"""How good a network is on a data set: accuracy and loss, read without touching it."""
+"""Accuracy and loss of a network on a data set, with the contexts in which a network is measured."""
 
 from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple
@@ -10,12 +10,12 @@ from torch.nn.functional import cross_entropy
 from dotkd.data import Images
 
 
-class Quality(NamedTuple):
-    """What :func:`evaluate` found.
+class Scores(NamedTuple):
+    """Accuracy and loss of a classifier.
 
     Attributes:
         accuracy: Share of images whose class has the highest logit.
-        top5: Share whose class is among the five highest; with fewer than five classes, 1.
+        top5: Share of images whose class is among the five highest; 1 with fewer than five classes.
         loss: Mean cross entropy with the true class, in nats: the negative log-likelihood.
     """
 
@@ -25,22 +25,22 @@ class Quality(NamedTuple):
 
 
 @torch.no_grad()
-def evaluate(model: nn.Module, data: Images, *, batch_size: int = 512, precision: str = "fp32") -> Quality:
-    """Measure a classifier.
+def score(model: nn.Module, data: Images, *, batch_size: int = 512, precision: str = "fp32") -> Scores:
+    """Measure a classifier, in evaluation mode.
 
     Args:
-        model: Maps images to logits; in evaluation mode while it is measured, then as it was.
+        model: Maps images to logits; its modes are restored.
         data: Images and true labels, on the device of the model.
-        batch_size: Images at a time.
-        precision: ``"fp32"`` or ``"bf16"``, which is autocast.
+        batch_size: Images in a forward pass.
+        precision: ``"fp32"``, or ``"bf16"`` for autocast.
 
     Returns:
-        The three numbers; they are read from the device once, at the end.
+        The scores; the device is read once, at the end.
 
     Example:
         >>> from dotkd.data import ImageData
         >>> digits = ImageData(torch.zeros(4, 1, 2, 2, dtype=torch.uint8), torch.arange(4), tuple("abcd"))
-        >>> evaluate(nn.Sequential(nn.Flatten(), nn.Linear(4, 4)), digits).accuracy
+        >>> score(nn.Sequential(nn.Flatten(), nn.Linear(4, 4)), digits).accuracy
         0.25
     """
     device = data.device
@@ -54,11 +54,11 @@ def evaluate(model: nn.Module, data: Images, *, batch_size: int = 512, precision
             loss = cross_entropy(logits, batch.labels, reduction="sum")
             sums += torch.stack([highest[:, 0].sum().double(), highest.sum().double(), loss.double()])
     accuracy, top5, loss_sum = (sums / len(data)).tolist()
-    return Quality(accuracy, top5, loss_sum)
+    return Scores(accuracy, top5, loss_sum)
 
 
 class in_evaluation_mode:  # noqa: N801 (a context manager reads like a phrase)
-    """Put a module into evaluation mode and, at the end, each of its modules back as it was."""
+    """Puts a module into evaluation mode; at the end each of its modules has its earlier mode again."""
 
     def __init__(self, module: nn.Module) -> None:
         self._modes = [(part, part.training) for part in module.modules()]
@@ -73,5 +73,5 @@ class in_evaluation_mode:  # noqa: N801 (a context manager reads like a phrase)
 
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[object]:
-    """Return the context in which networks run: bfloat16 autocast, or nothing."""
+    """bfloat16 autocast, or no context."""
     return torch.autocast(device.type, dtype=torch.bfloat16) if precision == "bf16" else nullcontext()
