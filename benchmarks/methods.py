@@ -35,7 +35,9 @@ def step_of(method: str) -> tuple[Callable[[], None], int]:
         optimizer.step()
         optimizer.zero_grad()
 
-    learned = sum(p.numel() for p in distiller.method.parameters() if p.requires_grad)
+    learned = sum(p.numel() for p in distiller.trainable_parameters()) - sum(
+        p.numel() for p in student.parameters()
+    )
     return step, learned
 
 
