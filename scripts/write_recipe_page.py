@@ -1,6 +1,6 @@
 """Write the tables of docs/recipe.md from the types of the recipe; ``python scripts/write_recipe_page.py``.
 
-What stands between the two marks of the page is made here; the prose around it is written by hand.
+The text between the two marks of the page is generated; the prose around it is written by hand.
 """
 
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ BEGIN, END = "<!-- from the types -->", "<!-- end -->"
 
 
 def page() -> str:
-    """Return the text of the page, its tables made anew."""
+    """The text of the page with its tables generated anew."""
     before, _, rest = PAGE.read_text(encoding="utf-8").partition(BEGIN)
     after = rest.partition(END)[2]
     parts = ["\n".join(_table(place, table)) for place, table in tables().items()]

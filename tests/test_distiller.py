@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from dotkd import Distiller, Losses, Method
 from dotkd.losses import dkd_loss, kd_loss
-from dotkd.methods import DKD, KD, FunctionMethod
+from dotkd.methods import DKD, KD, FunctionMethod, TaskMethod
 from dotkd.methods.base import Outputs
 
 
@@ -154,6 +154,61 @@ def test_feature_methods_do_not_mind_another_set_of_classes():
         *batch()
     )
     assert losses.distill > 0
+
+
+# Without a teacher -----------------------------------------------------------
+
+
+class Brier(TaskMethod):
+    def forward(self, logits, target):
+        return (logits.softmax(1) - functional.one_hot(target, 3)).square().sum(1).mean()
+
+
+def test_without_a_teacher_there_is_the_task_loss_alone():
+    student, images = ConvNet(4), torch.rand(8, 1, 6, 6)
+    labels = torch.randint(3, (8,))
+    expected = functional.cross_entropy(student(images), labels)
+    for distiller in (Distiller(student), Distiller(student, None, None)):
+        losses = distiller(images, labels, index=torch.arange(8), progress=0.5)
+        assert list(losses.streams) == list(losses.raw) == ["task"]
+        assert (losses.distill, losses.raw_distill) == (None, None)
+        assert torch.equal(losses.task, expected)
+        assert losses.task.requires_grad
+        assert not losses.raw_task.requires_grad
+        assert (distiller.needs, distiller.weights()) == ((), {"task": 1.0})
+        assert distiller.deployable() is student
+        assert distiller.trainable_parameters() == list(student.parameters())
+    with pytest.raises(ValueError, match="this distiller has no teacher"):
+        distiller.teach(images)
+
+
+def test_a_task_method_takes_the_place_of_the_cross_entropy():
+    student, (images, labels) = ConvNet(4), batch()
+    logits = student(images)
+    losses = Distiller(student, None, Brier())(images, labels)
+    torch.testing.assert_close(losses.task, Brier()(logits, labels))
+    torch.testing.assert_close(losses.raw_task, functional.cross_entropy(logits, labels))
+    smooth = Distiller(student, None, "label_smoothing")
+    assert isinstance(smooth.method, TaskMethod)
+    mixed = functional.one_hot(labels, 3).float()
+    Distiller(student)(images, mixed)
+    with pytest.raises(ValueError, match=r"labels must be int64 class numbers \[8\], got torch.float32"):
+        smooth(images, mixed)
+
+
+def test_methods_and_teachers_go_together():
+    student, teacher = pair()
+    for method in ("kd", KD()):
+        with pytest.raises(ValueError, match="needs a teacher, and there is none"):
+            Distiller(student, None, method)
+    with pytest.raises(ValueError, match="'label_smoothing' has one loss and no teacher"):
+        Distiller(student, teacher, "label_smoothing")
+    with pytest.raises(ValueError, match=r"taps \['body'\] are for methods with a teacher"):
+        Distiller(student, taps={"body": "body"})
+    with pytest.raises(TypeError, match="method must be a name, a TaskMethod or None without a teacher"):
+        Distiller(student, None, functional.mse_loss)
+    with pytest.raises(ValueError, match=r"options \['temperature'\] go with a method's name"):
+        Distiller(student, temperature=2.0)
 
 
 # The teacher -----------------------------------------------------------------
@@ -340,7 +395,7 @@ def test_a_half_precision_model_is_compared_in_float32():
 
 # torch.compile looks at .grad of what it traces, and hides the warning from all but strict filters.
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
-@pytest.mark.parametrize("whole", [True, False])
+@pytest.mark.parametrize("whole", [pytest.param(True, marks=pytest.mark.slow), False])
 def test_compiled_models_give_the_same_losses(whole):
     distiller = feature_distiller()
     images, labels = batch()

@@ -18,7 +18,8 @@ from dotkd.train.networks import load_student
 
 STUDENTS = {"small/mlp16": [], "small/cnn4": ["student.mean=[0.3]", "student.std=[0.2]"]}
 needs_onnx = pytest.mark.skipif(importlib.util.find_spec("onnx") is None, reason="needs the extra 'onnx'")
-EVERY = [pytest.param(name, marks=needs_onnx) if name == "onnx" else name for name in FORMATS]
+MARKS = {"torch": [pytest.mark.slow], "onnx": [pytest.mark.slow, needs_onnx]}
+EVERY = [pytest.param(name, marks=MARKS.get(name, [])) for name in FORMATS]
 
 
 @pytest.fixture(scope="module", params=STUDENTS)
@@ -58,6 +59,7 @@ def test_logits_are_the_students_for_a_batch_of_any_size(run: Path, tmp_path: Pa
         assert float((ours - theirs).abs().max() / ours.abs().max()) <= 1e-4
 
 
+@pytest.mark.slow
 def test_a_torch_program_needs_no_package(run: Path, tmp_path: Path) -> None:
     if "cnn" not in (run / RECIPE).read_text(encoding="utf-8"):
         return  # one of the two is enough

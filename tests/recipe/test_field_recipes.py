@@ -117,6 +117,7 @@ def test_the_settings_are_the_published_ones(name):
         assert recipe.method["warmup"] * schedule.epochs == pytest.approx(20)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*NAMES, *OTHERS])
 def test_every_recipe_takes_two_steps(name, monkeypatch):
     def fake(table):

@@ -155,7 +155,7 @@ TOGETHER = [
     (
         DOT,
         ["optimizer.name=adamw", "optimizer.betas=[0.9, 1.0]"],
-        r"optimizer\.betas\.1: must be .* 1, got 1\.0",
+        r"optimizer\.betas: must be two numbers in \[0, 1\), got \[0\.9, 1\.0\]",
     ),
     (
         PLAIN,

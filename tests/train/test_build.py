@@ -71,6 +71,7 @@ def test_every_part_of_a_run_is_built_once(tmp_path):
     assert counted["data_facts"] <= 2
 
 
+@pytest.mark.slow
 def test_a_teacher_is_trained_by_the_run_of_its_student_and_taken_again(tmp_path, teacher):
     short = tmp_path / "teacher.toml"
     short.write_text('extends = "quick/digits-teacher"\n[schedule]\nepochs = 2\n')
@@ -98,6 +99,7 @@ def test_a_mistake_in_the_student_is_found_before_the_teacher_is_trained(tmp_pat
 LEARNED = ("crd", "fitnet", "ofd", "reviewkd", "simkd", "vid")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", LEARNED)
 def test_learned_parts_made_again_are_those_of_a_teacher_that_was_there(method, tmp_path):
     """A method is prepared with the untrained teacher first, and again when the teacher is trained."""
@@ -125,6 +127,7 @@ def test_learned_parts_made_again_are_those_of_a_teacher_that_was_there(method, 
 # ---------------------------------------------------------------- optimizers
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "options", "kind", "momenta"),
     [

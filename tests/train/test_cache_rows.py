@@ -145,6 +145,7 @@ for start in range(0, count, 50):
 """
 
 
+@pytest.mark.slow
 @pytest.mark.processes
 def test_two_writers_killed_with_9_again_and_again_leave_whole_rows_only(tmp_path):
     path, seen = tmp_path / "x", 0

@@ -107,6 +107,7 @@ def follow(objective, optimizer, *, whole, steps=5, atol=0.0, precision="fp32"):
     return compiled
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("method", "whole"),
     [
@@ -124,6 +125,7 @@ def test_graphs_have_the_bits_of_the_method(method, whole, uncompiled):
     follow(objective, optimizer, whole=whole, steps=3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("whole", [False, True])
 def test_graphs_for_one_gradient_of_the_sum_and_without_a_teacher(whole, uncompiled):
     follow(objective_of("kd"), "sgd", whole=whole, atol=1e-6)
@@ -134,12 +136,14 @@ def test_graphs_for_one_gradient_of_the_sum_and_without_a_teacher(whole, uncompi
     follow(objective_of("kd"), "dot", whole=whole, precision="bf16")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("whole", [False, True])
 def test_graphs_draw_dropout_as_the_network_does(whole, uncompiled):
     student = nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), nn.Dropout(), nn.Linear(32, 10))
     follow(objective_of("kd", student), "dot", whole=whole)
 
 
+@pytest.mark.slow
 def test_the_optimizer_decides_how_often_the_graph_of_parts_is_differentiated(uncompiled, monkeypatch):
     objective = objective_of("kd")
     twin, passes, grad = copy.deepcopy(objective), [], torch.autograd.grad
@@ -167,6 +171,7 @@ def test_the_optimizer_decides_how_often_the_graph_of_parts_is_differentiated(un
     assert passes == [2]
 
 
+@pytest.mark.slow
 def test_a_teacher_that_is_remembered_is_not_compiled(uncompiled, teacher, monkeypatch):
     graphs = []
     monkeypatch.setattr(Compiled, "_teacher_graph", lambda *_: graphs.append("teacher"))
@@ -178,6 +183,7 @@ def test_a_teacher_that_is_remembered_is_not_compiled(uncompiled, teacher, monke
     assert torch.equal(session.compiled.teach(images).logits, taught.logits)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("whole", [False, True])
 def test_what_cuda_graphs_need_to_be_told(whole, uncompiled, monkeypatch):
     """No CUDA here: only that they are told. What is written to keeps its address, and each step begins."""
@@ -257,6 +263,7 @@ def stop(_):
     raise Stop
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["parts", "step"])
 def test_a_run_by_way_of_graphs_is_the_same_run(kind, teacher, tmp_path, uncompiled):
     train(recipe_of(teacher, kind), tmp_path / "run")
@@ -277,6 +284,7 @@ def test_a_run_by_way_of_graphs_is_the_same_run(kind, teacher, tmp_path, uncompi
     assert runs.read_json(tmp_path / "plain" / runs.RESULTS)["compile_seconds"] is None
 
 
+@pytest.mark.slow
 def test_mixed_labels_and_a_teacher_cache_go_with_graphs(teacher, tmp_path, uncompiled):
     for name, more in {
         "mixed": ["data.augment=['flip','mixup']"],
@@ -290,6 +298,7 @@ def test_mixed_labels_and_a_teacher_cache_go_with_graphs(teacher, tmp_path, unco
 
 
 # torch's own modules, as its compiler imports them.
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.parametrize("kind", ["parts", "step"])
 def test_what_torch_compiles_gives_the_same_run_and_the_same_bits_twice(kind, teacher):

@@ -128,6 +128,7 @@ def test_weights_of_a_model_from_outside_fit_as_its_own_library_saves_them(tmp_p
         load_weights(model, "else.pth")
 
 
+@pytest.mark.slow
 def test_a_pretrained_model_teaches_by_its_name_alone(tmp_path, monkeypatch):
     from dotkd.models import registry
 
@@ -147,6 +148,7 @@ def test_a_pretrained_model_teaches_by_its_name_alone(tmp_path, monkeypatch):
         load_recipe("quick/digits-plain", ["teacher.model=small/cnn8", "method.name=kd"])
 
 
+@pytest.mark.slow
 def test_only_divergence_takes_a_rate_out(tmp_path, monkeypatch):
     from dotkd.compare import jobs
 
@@ -160,6 +162,7 @@ def test_only_divergence_takes_a_rate_out(tmp_path, monkeypatch):
         )
 
 
+@pytest.mark.slow
 def test_trials_of_a_rate_do_not_read_the_test_images(tmp_path):
     compare([load_recipe("quick/digits-plain", SHORT)], 1, tmp_path / "out", search=RateSearch((0.05,), 1))
     assert read_json(tmp_path / "out" / TUNING)["arms"]["plain"]["chosen"] == 0.05
@@ -183,6 +186,7 @@ def test_a_student_from_outside_keeps_its_own_normalisation():
     assert load_recipe("cifar100/plain/resnet20", given).student.mean == (0.1, 0.1, 0.1)
 
 
+@pytest.mark.slow
 def test_learned_parts_follow_the_networks_to_their_type():
     from dotkd import Distiller
 

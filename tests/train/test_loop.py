@@ -88,6 +88,7 @@ def test_without_a_validation_split_there_is_no_best_epoch(tmp_path):
     assert not (tmp_path / "run" / BEST).exists()
 
 
+@pytest.mark.slow
 def test_momenta_and_losses_of_each_arm(teacher, tmp_path):
     momenta = {"sgd": (0.9, 0.9), "dot": (0.825, 0.975), "control": (0.9, 0.9)}
     for optimizer, expected in momenta.items():
@@ -175,6 +176,7 @@ def test_cosine_and_ratio_are_those_of_the_probe_batch(teacher, run):
             assert layers[name]["cosine"] == pytest.approx(float(cosine), abs=1e-5)
 
 
+@pytest.mark.slow
 def test_the_update_is_what_the_last_step_of_the_epoch_did(teacher):
     session = build_run(kd("dot", "data.batch_size=4096"), teacher)  # one step an epoch
     for _ in range(2):
@@ -293,6 +295,7 @@ def test_callbacks_get_the_lines_of_the_metrics(tmp_path):
     assert steps == [(step + 1, 3 * per_epoch) for step in range(3 * per_epoch)]
 
 
+@pytest.mark.slow
 def test_tensorboard_gets_the_same_numbers(tmp_path):
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator

@@ -54,6 +54,7 @@ def stop(_):
     raise Stop
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize("method", METHODS)
 def test_two_epochs(method, optimizer, teacher, tmp_path):
@@ -68,6 +69,7 @@ def test_two_epochs(method, optimizer, teacher, tmp_path):
     assert score(student, test).accuracy == results.last.test_accuracy
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_stopped_and_resumed(method, teacher, tmp_path):
     recipe = recipe_of(method, "dot", teacher, "data.augment=crop-flip:1")
@@ -85,12 +87,14 @@ def test_stopped_and_resumed(method, teacher, tmp_path):
     assert all(torch.equal(value, ends[1][key]) for key, value in ends[0].items())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_bfloat16_stays_finite(method, teacher, tmp_path):
     train(recipe_of(method, "dot", teacher, "run.precision=bf16", "schedule.epochs=1"), tmp_path / "run")
     assert all(math.isfinite(lines(tmp_path / "run")[0][f"train_{key}_loss"]) for key in ("task", "distill"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_learned_parts_are_kept_with_the_run_and_not_shipped(method, teacher, tmp_path):
     recipe = recipe_of(method, "sgd", teacher, "schedule.epochs=1")
@@ -134,6 +138,7 @@ def test_who_reaches_what(method, teacher):
     assert any(name.startswith("student.stages") for name in both) == (method != "simkd")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NO_TEACHER)
 def test_baselines_without_a_teacher(name, tmp_path):
     given = ["student.model=small/cnn8", "schedule.epochs=2", f"method.name={name}", "data.label_noise=0"]
@@ -150,6 +155,7 @@ def test_baselines_without_a_teacher(name, tmp_path):
         load_recipe("quick/digits-kd", [f"method.name={name}"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("as_released", ["false", "true"])
 def test_deepkd_gives_each_of_its_losses_a_momentum(as_released, teacher, tmp_path):
     recipe = recipe_of("deepkd", "deepkd", teacher, f"optimizer.as_released={as_released}")
@@ -161,6 +167,7 @@ def test_deepkd_gives_each_of_its_losses_a_momentum(as_released, teacher, tmp_pa
         recipe_of("kd", "deepkd", teacher)
 
 
+@pytest.mark.slow
 def test_a_method_that_reads_one_class_refuses_mixed_labels(teacher, tmp_path):
     with pytest.raises(BadInput, match=r"data.augment: 'mixup:0.2' mixes images, and DKD reads the class"):
         train(recipe_of("dkd", "dot", teacher, "data.augment=mixup"), tmp_path / "run")
@@ -171,6 +178,7 @@ def test_a_method_that_reads_one_class_refuses_mixed_labels(teacher, tmp_path):
     assert 0 < lines(tmp_path / "run")[0]["train_accuracy"] < 1
 
 
+@pytest.mark.slow
 def test_a_recipe_may_say_where_the_features_are(teacher, tmp_path):
     places = ["student.stages=['stages.0.0','stages.2']", "teacher.stages=['stages.0.0','stages.2']"]
     recipe = recipe_of("at", "dot", teacher, *places)
@@ -207,6 +215,7 @@ def test_every_method_is_one_of_the_two_kinds():
     )
 
 
+@pytest.mark.slow
 def test_the_best_epoch_of_a_deployable_can_be_measured(teacher, tmp_path):
     recipe = recipe_of("simkd", "sgd", teacher)
     results = train(recipe, tmp_path / "run")
@@ -214,6 +223,7 @@ def test_the_best_epoch_of_a_deployable_can_be_measured(teacher, tmp_path):
     assert score(student, build_data(recipe.data).test).accuracy == results.best.test_accuracy
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_on_another_machine(teacher, tmp_path):
     with pytest.raises(Stop):
         train(recipe_of("kd", "dot", teacher), tmp_path / "run", on_epoch=[stop])

@@ -38,6 +38,7 @@ class Stop(Exception):
     pass
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("arm", ARMS)
 def test_a_run_stopped_after_each_epoch_is_the_run_left_alone(arm, precision, teacher, tmp_path):
@@ -80,6 +81,7 @@ def test_the_global_generator_is_as_before(tmp_path):
     assert torch.equal(torch.get_rng_state(), before)
 
 
+@pytest.mark.slow
 @pytest.mark.processes
 def test_a_run_killed_with_9_at_three_epochs_is_the_run_left_alone(tmp_path):
     overrides = ["schedule.epochs=60", "data.augment=crop-flip"]

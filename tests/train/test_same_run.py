@@ -74,6 +74,7 @@ def test_another_machine_is_written_down(tmp_path):
     assert found["resumed"] == [{"epoch": 1, "threads": 1}]
 
 
+@pytest.mark.slow
 def test_two_processes_do_not_run_in_one_folder(tmp_path):
     with locked(tmp_path):
         code = (
@@ -113,6 +114,7 @@ def test_weights_of_another_normalisation_are_refused(tmp_path):
     assert torch.equal(student.fc.weight, load_student(tmp_path / "run")[0].fc.weight)
 
 
+@pytest.mark.slow
 def test_a_teacher_in_its_place_is_taken_again(tmp_path):
     provide_teacher(short("kd"), tmp_path / "teacher")
     before = (tmp_path / "teacher" / STUDENT).stat().st_mtime_ns
@@ -141,6 +143,7 @@ def test_a_published_checkpoint_teaches_when_its_model_is_named(tmp_path):
         check_recipe(short("kd", given[0]))
 
 
+@pytest.mark.slow
 def test_a_file_does_not_decide_what_code_is_run(tmp_path, monkeypatch):
     (tmp_path / "mynet.py").write_text(
         "import torch\n\n\ndef make(num_classes):\n"

@@ -69,6 +69,7 @@ def distance(weights, others):
     return (difference / sum(float(value.square().sum()) for value in others.values())) ** 0.5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_layout_folding_and_precision_of_the_teacher_against_the_plain_step(optimizer, teacher, monkeypatch):
     with monkeypatch.context() as patch:
@@ -88,6 +89,7 @@ def test_layout_folding_and_precision_of_the_teacher_against_the_plain_step(opti
     assert all(torch.equal(value, again[0][name]) for name, value in both[0].items())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_has_the_same_losses_with_any_layout(method, teacher, monkeypatch):
     rows = []
@@ -156,6 +158,7 @@ def stop(_):
     raise Stop
 
 
+@pytest.mark.slow
 def test_files_are_what_they_were_and_a_resumed_run_has_the_same_bits(teacher, tmp_path):
     recipe = recipe_of("dot", teacher, "data.augment=crop-flip:1")
     train(recipe, tmp_path / "alone")
@@ -174,6 +177,7 @@ def test_files_are_what_they_were_and_a_resumed_run_has_the_same_bits(teacher, t
     assert all(weight.is_contiguous() for weight in weights.values())
 
 
+@pytest.mark.slow
 def test_a_resumed_optimizer_keeps_its_buffers_in_the_layout_of_the_weights(teacher, tmp_path):
     from dotkd.train.state import restore
 
@@ -228,6 +232,7 @@ def test_the_guard_sees_what_waits():
             wait()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("method", "optimizer"), [*((name, "dot") for name in METHODS), ("kd", "sgd"), ("kd", "control")]
 )

@@ -69,6 +69,7 @@ def assert_same_run(one, other):
 # ---------------------------------------------------------------- the same bits
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "more",
     [
@@ -94,6 +95,7 @@ def test_a_run_with_a_cache_ends_in_the_bits_of_one_without(more, teacher, tmp_p
     assert set(rates(tmp_path / "warm")) == {512 / 517}
 
 
+@pytest.mark.slow
 def test_hits_come_as_often_as_views_are_drawn_again(teacher, tmp_path):
     train(recipe_of(teacher, "run", epochs=12), tmp_path / "run")
     for epoch, rate in enumerate(rates(tmp_path / "run")):
@@ -101,6 +103,7 @@ def test_hits_come_as_often_as_views_are_drawn_again(teacher, tmp_path):
         assert abs(rate - expected) < 4 * math.sqrt(expected * (1 - expected) / 512) + 1e-12, epoch
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cache", ["run", "folder"])
 def test_a_run_stopped_after_each_epoch_is_the_run_left_alone(cache, teacher, tmp_path):
     where = tmp_path / "cache" if cache == "folder" else cache
@@ -116,6 +119,7 @@ def test_a_run_stopped_after_each_epoch_is_the_run_left_alone(cache, teacher, tm
     assert_same_run(tmp_path / "alone", tmp_path / "run")
 
 
+@pytest.mark.slow
 @pytest.mark.processes
 def test_two_runs_at_once_share_a_folder_and_one_is_killed_with_9(teacher, tmp_path):
     cache, words = tmp_path / "cache", [*SMALL, f"teacher.checkpoint={teacher}", "schedule.epochs=6"]
@@ -271,6 +275,7 @@ def test_a_file_under_the_name_of_another_is_refused(tmp_path):
         opened(Teacher(), cache=tmp_path)
 
 
+@pytest.mark.slow
 def test_the_environment_of_a_run_holds_the_key(teacher, tmp_path):
     train(recipe_of(teacher, "run", epochs=1), tmp_path / "run")
     key = json.loads((tmp_path / "run" / ENVIRONMENT).read_text())["teacher_cache"]
@@ -278,6 +283,7 @@ def test_the_environment_of_a_run_holds_the_key(teacher, tmp_path):
     assert key["augment"] == ["crop-flip:1"]
 
 
+@pytest.mark.slow
 def test_arms_and_seeds_of_a_comparison_share_a_folder_and_a_plain_arm_may_name_it(teacher, tmp_path):
     words = [*SMALL, "schedule.epochs=1", "data.augment=none", f"run.teacher_cache={tmp_path / 'cache'}"]
     arms = [load_recipe("quick/digits-plain", words)]
@@ -290,6 +296,7 @@ def test_arms_and_seeds_of_a_comparison_share_a_folder_and_a_plain_arm_may_name_
     assert len(list((tmp_path / "cache").iterdir())) == 1
 
 
+@pytest.mark.slow
 def test_a_second_arm_of_a_seed_finds_every_view_and_another_seed_does_not(teacher, tmp_path):
     words = [*SMALL, "schedule.epochs=1", "data.augment=crop-flip:2", f"teacher.checkpoint={teacher}"]
     words.append(f"run.teacher_cache={tmp_path / 'cache'}")

@@ -395,12 +395,17 @@ class AdamWTable(OptimizerTable):
 
     name: Literal["adamw"]
     betas: Annotated[
-        tuple[Annotated[float, Field(ge=0, lt=1)], ...],
-        Strict(False),
-        Field(min_length=2, max_length=2, description="Decay of the first and the second moment, in [0, 1)."),
+        Numbers, Field(description="Decay of the first and of the second moment, each in [0, 1).")
     ] = (0.9, 0.999)
     eps: Annotated[Rate, Field(description="Added to the denominator.")] = 1e-8
     weight_decay: Annotated[Rate, Field(description="Decoupled weight decay.")] = 1e-2
+
+    @field_validator("betas")
+    @classmethod
+    def _two(cls, betas: tuple[float, ...]) -> tuple[float, ...]:
+        if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
+            raise ValueError(f"must be two numbers in [0, 1), got {list(betas)}")
+        return betas
 
     @property
     def two_betas(self) -> tuple[float, float]:
