@@ -3,16 +3,19 @@
 import copy
 import io
 import pickle
+from functools import partial
 
 import pytest
 import torch
 import torch.distributed.checkpoint as dcp
 from torch import nn
 from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
-from torch.nn import functional
 from torch.optim import lr_scheduler
 
 from dotkd.optim import DOT, DOTAdamW, MultiMomentumSGD, ReferenceDOT
+
+from . import common
+from .common import Student, equal, losses
 
 BUFFERS = {"task_momentum_buffer", "distill_momentum_buffer"}
 MAKERS = {
@@ -34,18 +37,6 @@ MAKERS = {
 }
 
 
-class Student(nn.Module):
-    """``body``: both losses reach it. ``head``: the task alone. ``project``: distillation alone."""
-
-    def __init__(self):
-        super().__init__()
-        self.body, self.head, self.project = nn.Linear(5, 4), nn.Linear(4, 3), nn.Linear(4, 2)
-
-    def forward(self, images):
-        hidden = torch.tanh(self.body(images))
-        return self.head(hidden), self.project(hidden)
-
-
 @pytest.fixture
 def student():
     torch.manual_seed(0)
@@ -57,22 +48,7 @@ def make(request):
     return MAKERS[request.param]
 
 
-def batches(count, seed=1):
-    generator = torch.Generator().manual_seed(seed)
-    return [
-        (
-            torch.randn(6, 5, generator=generator),
-            torch.randint(3, (6,), generator=generator),
-            torch.randn(6, 2, generator=generator),
-        )
-        for _ in range(count)
-    ]
-
-
-def losses(student, batch):
-    images, labels, target = batch
-    logits, features = student(images)
-    return functional.cross_entropy(logits, labels), functional.mse_loss(features, target)
+batches = partial(common.batches, dtype=torch.float32)
 
 
 def train(student, opt, steps, scheduler=None):
@@ -86,11 +62,7 @@ def train(student, opt, steps, scheduler=None):
 
 
 def bits(student):
-    return [param.detach().clone() for param in student.parameters()]
-
-
-def equal(left, right):
-    return all(torch.equal(a, b) for a, b in zip(left, right, strict=True))
+    return common.bits(student.parameters())
 
 
 def other_student(student):

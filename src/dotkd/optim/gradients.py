@@ -161,7 +161,7 @@ class GradientSets:
         any_rank: Callable[[Tensor], Tensor],
     ) -> None:
         """Take what a backward pass left in ``.grad`` into a stream; put it aside for the primary one."""
-        self.look(params, adding=True, capturing=True)
+        self.look(params, adding=True, capturing=stream)
         if stream == self.primary:
             self._add(self.primary, self._take(params))
             self.captured = frozenset()
@@ -276,13 +276,13 @@ class GradientSets:
         if grad is not None:
             self.notes[param] = Note(grad, version(grad))
 
-    def look(self, params: Sequence[Tensor], *, adding: bool = False, capturing: bool = False) -> None:
+    def look(self, params: Sequence[Tensor], *, adding: bool = False, capturing: str | None = None) -> None:
         """See what became of ``.grad`` since it was noted; drop all sets if somebody has emptied it.
 
         Args:
             params: All parameters.
             adding: Whether more gradients are about to come in.
-            capturing: Whether what is in ``.grad`` now comes from a backward pass of the user's own.
+            capturing: The stream whose gradient is in ``.grad`` now, from a backward pass of the user's own.
 
         Raises:
             RuntimeError: A gradient was edited or replaced, or is one that ``step()`` has used.
@@ -293,7 +293,7 @@ class GradientSets:
         if touched and self._zeroed_in_place(params, touched):
             self.clear()
             self.mark_zeroed(params)
-        elif touched and self._taken_away(params, touched, capturing=capturing):
+        elif touched and self._taken_away(params, touched, capturing):
             self.clear()
         elif self.phase is Phase.STEPPED:
             if adding and any(param.grad is note.grad for param, note in self.notes.items()):
@@ -302,6 +302,8 @@ class GradientSets:
                     "each step()"
                 )
         elif any(self._is_edit(param, note) for param, note in touched) or self._has_new(params):
+            if capturing in self.captured:
+                raise self._taken_twice(capturing)
             raise RuntimeError(
                 ".grad was edited or replaced since the backward passes, and the gradients of "
                 f"{list(self.streams[1:])} were not. To clip, call opt.clip_grad_norm_() in place of torch's "
@@ -318,7 +320,7 @@ class GradientSets:
         return all_zero([param.grad for param in params])
 
     def _taken_away(
-        self, params: Sequence[Tensor], touched: Sequence[tuple[Tensor, Note]], *, capturing: bool
+        self, params: Sequence[Tensor], touched: Sequence[tuple[Tensor, Note]], capturing: str | None
     ) -> bool:
         """Say whether somebody has set ``.grad`` to None, and perhaps filled it anew."""
         if any(note.void and param.grad is None for param, note in touched):
@@ -326,8 +328,9 @@ class GradientSets:
         filled = [(param, note) for param, note in self.notes.items() if not note.void]
         if not filled or any(param.grad is note.grad for param, note in filled):
             return False
-        anew = capturing or self.phase is Phase.STEPPED
-        return anew or all(param.grad is None for param in params)
+        # By a backward pass for another stream; where there are hooks, they have noted it.
+        anew = capturing not in (None, self.primary) and not self.hooks
+        return anew or self.phase is Phase.STEPPED or all(param.grad is None for param in params)
 
     def _is_edit(self, param: Tensor, note: Note) -> bool:
         if note.void:  # the first gradient that somebody wrote there, or put there

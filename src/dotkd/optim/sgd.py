@@ -135,14 +135,14 @@ class MultiMomentumSGD(StreamOptimizer):
         return math.fsum(group["momenta"].values()) / len(group["momenta"])
 
     def _check_group(self, group: dict[str, Any], hint: str = "") -> None:
-        self._check_options(group)
         momenta, momentum = group["momenta"], group["momentum"]
         if tuple(momenta) != self.streams:
             raise ValueError(
-                f"momenta must name the streams {list(self.streams)} in this order, got {list(momenta)}{hint}"
+                f"momenta must name the streams {list(self.streams)} in this order, got {list(momenta)}"
             )
         for name, value in momenta.items():
-            check_unit(f"momenta[{name!r}]", value, hint)
+            check_unit(f"momenta[{name!r}]", value)
+        self._check_options(group)
         if momentum is not None:
             check_unit("momentum", momentum, hint)
         if hint and "base_momentum" in group:  # written by torch's schedulers that cycle it

@@ -1,19 +1,13 @@
-"""Which implementation updates a parameter, and what torch's fused one would have done wrongly."""
-
-from types import SimpleNamespace
+"""MultiMomentumSGD and DOT: which tensors torch's kernels may update, momenta and groups, DeepKD's preset."""
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from torch import nn
 
-from dotkd.optim import DOT, ReferenceDOT
-from dotkd.optim import kernels as module
-from dotkd.optim.kernels import runs, split_by_kernel
+from dotkd.optim import DOT, MultiMomentumSGD, ReferenceDOT, base, deepkd_momenta
 
-CHOOSE = {"foreach": None, "fused": None}
 LOOP = {"foreach": False, "fused": False}
-LAST, LAST_3D = torch.channels_last, torch.channels_last_3d
+LAST = torch.channels_last
 
 
 def normal(*shape, dtype=torch.float32, seed=0):
@@ -171,98 +165,8 @@ def test_fused_on_demand_accepts_channels_last_step_after_step():
     assert all(tensor.is_contiguous(memory_format=LAST) for tensor in fused)
 
 
-# ---------------------------------------------------------------------------------------- split_by_kernel
-
-
-def split(options, params, *columns):
-    """The rows of each implementation, all types together."""
-    rows_of = {}
-    for kernel, rows in split_by_kernel({**CHOOSE, **options}, params, columns or [params]):
-        rows_of.setdefault(kernel, []).extend(rows)
-    return {kernel: sorted(rows) for kernel, rows in rows_of.items()}
-
-
-def test_one_call_serves_the_common_kind():
-    params = [torch.ones(3), torch.nn.Parameter(torch.ones(2, 2)), torch.ones((), dtype=torch.float64)]
-    assert split({}, params) == {"fused": [0, 1, 2]}
-    assert split({"fused": True}, params) == {"fused": [0, 1, 2]}
-    assert split({"foreach": True}, params) == {"foreach": [0, 1, 2]}
-    assert split({"foreach": False}, params) == {"loop": [0, 1, 2]}
-    assert split({"fused": False}, params) == {"loop": [0, 1, 2]}
-
-
-def test_each_tensor_is_judged_by_itself():
-    params = [
-        torch.ones(4),
-        torch.ones(4, dtype=torch.bfloat16),
-        torch.ones(4, 8)[:, ::2],
-        torch.ones(2, 3, 4, 5).contiguous(memory_format=LAST),
-        torch.ones(2, 3, 4, 5, 6).contiguous(memory_format=LAST_3D),
-        torch.ones(4, dtype=torch.complex64),
-        torch.ones(4, dtype=torch.float64),
-    ]
-    assert split({}, params) == {"fused": [0, 3, 4, 6], "loop": [1, 2, 5]}
-
-
-@pytest.mark.parametrize("column", [0, 1], ids=["gradient", "buffer"])
-def test_one_gradient_or_buffer_of_another_layout_is_enough(column):
-    param = torch.ones(2, 3, 4, 5).contiguous(memory_format=LAST)
-    columns = [[param.clone(), param.clone()] for _ in range(2)]
-    assert split({}, [param, param], *columns) == {"fused": [0, 1]}
-    columns[column][1] = param.contiguous()
-    assert split({}, [param, param], *columns) == {"fused": [0], "loop": [1]}
-
-
-def test_types_are_never_mixed_in_one_call():
-    params = [torch.ones(4), torch.ones(4).as_subclass(Subclass), torch.ones(4)]
-    parts = [(kernel, list(rows)) for kernel, rows in split_by_kernel({**CHOOSE, **LOOP}, params, [params])]
-    assert parts == [("loop", [0, 2]), ("loop", [1])]
-
-
-def test_a_gpu_without_fused_takes_foreach():
-    param = SimpleNamespace(is_cuda=True)
-    assert split({"fused": False}, [param]) == {"foreach": [0]}
-    assert split({"fused": False, "foreach": False}, [param]) == {"loop": [0]}
-
-
-# -------------------------------------------------------------------------------------------------- runs
-
-LIMIT = module._RUN
-
-
-def of_size(numel):
-    return torch.empty(()).expand(numel)  # as many numbers, no memory
-
-
-@settings(derandomize=True, deadline=None, max_examples=100, database=None)
-@given(sizes=st.lists(st.integers(0, LIMIT + 2) | st.sampled_from([0, LIMIT // 2, LIMIT])), data=st.data())
-def test_runs_cover_all_rows_in_order_and_end_where_the_next_row_would_not_fit(sizes, data):
-    params = [of_size(size) for size in sizes]
-    rows = data.draw(st.permutations(range(len(sizes))), label="rows")
-    parts = [list(part) for part in runs(params, rows)]
-    assert [row for part in parts for row in part] == list(rows)
-    totals = [sum(sizes[row] for row in part) for part in parts]
-    assert all(total <= LIMIT for total, part in zip(totals, parts, strict=True) if len(part) > 1)
-    for total, following in zip(totals[:-1], parts[1:], strict=True):
-        assert total + sizes[following[0]] > LIMIT
-
-
-def test_a_run_is_full_at_the_size_and_not_before():
-    params = [of_size(LIMIT - 1), of_size(1), of_size(1), of_size(3 * LIMIT), of_size(1)]
-    assert [list(part) for part in runs(params, range(5))] == [[0, 1], [2], [3], [4]]
-
-
-@pytest.mark.parametrize(
-    "tensor",
-    [torch.empty(LIMIT, device="meta"), SimpleNamespace(numel=lambda: LIMIT, is_cpu=False)],
-    ids=["meta", "stand-in"],
-)
-def test_a_device_that_is_no_cpu_gets_one_run(tensor):
-    assert [list(part) for part in runs([tensor] * 7, [4, 2, 6])] == [[4, 2, 6]]
-
-
 def test_several_runs_in_one_step_are_one_update(kernel):
-    sizes = [LIMIT - 3, 7, 1, LIMIT + 5, 2]
+    sizes = [base._CACHED - 3, 7, 1, base._CACHED + 5, 2]
     params = [torch.nn.Parameter(normal(size, seed=i)) for i, size in enumerate(sizes)]
     copies = [p.detach().clone() for p in params]
     opt, reference = DOT(params, lr=0.1, **kernel), ReferenceDOT(copies, lr=0.1)
@@ -277,3 +181,127 @@ def test_several_runs_in_one_step_are_one_update(kernel):
         opt.zero_grad()
         reference.step(task, distill)
     assert_all_close([p.detach() for p in params], copies, rtol=1e-6, atol=1e-6)
+
+
+def test_a_contiguous_checkpoint_loads_into_a_channels_last_model_under_the_fused_kernel():
+    plain = nn.Parameter(torch.randn(4, 3, 3, 3))
+    trained = DOT([plain], lr=0.1)
+    trained.backward(task=plain.sum(), distill=plain.square().sum())
+    trained.step()
+    laid_out = nn.Parameter(plain.detach().to(memory_format=torch.channels_last))
+    opt = DOT([laid_out], lr=0.1, fused=True)
+    opt.load_state_dict(trained.state_dict())
+    for o, p in ((trained, plain), (opt, laid_out)):
+        o.zero_grad()
+        o.backward(task=p.sum(), distill=p.square().sum())
+        o.step()
+    torch.testing.assert_close(laid_out.contiguous(), plain)
+
+
+# -------------------------------------------------------------------- DeepKD
+
+STEPS, LR, DECAY = 6, 0.05, 0.1
+STREAMS = ("task", "target", "others")
+
+
+def draw(seed):
+    """A start and the gradients of each stream in each step, in float64."""
+    generator = torch.Generator().manual_seed(seed)
+    start, *gradients = torch.randn(1 + 3 * STEPS, 2, 3, generator=generator, dtype=torch.float64)
+    return start, [dict(zip(STREAMS, gradients[3 * i : 3 * i + 3], strict=True)) for i in range(STEPS)]
+
+
+def in_plain_steps(start, gradients, momenta, decayed):
+    """The update as it is written: a buffer per stream, the decay in one of them."""
+    weight, buffers = start.clone(), dict.fromkeys(STREAMS, 0.0)
+    for grads in gradients:
+        for name in STREAMS:
+            grad = grads[name] + (DECAY * weight if name == decayed else 0)
+            buffers[name] = momenta[name] * buffers[name] + grad
+        weight = weight - LR * sum(buffers.values())
+        yield weight
+
+
+def with_the_optimizer(start, gradients, linear_loss, momenta, **options):
+    weight = torch.nn.Parameter(start.clone())
+    opt = MultiMomentumSGD([weight], LR, momenta, momentum=0.9, weight_decay=DECAY, **options)
+    for grads in gradients:
+        opt.backward(**{name: linear_loss([weight], [grad]) for name, grad in grads.items()})
+        opt.step()
+        opt.zero_grad()
+        yield weight.detach().clone()
+
+
+def test_the_papers_momenta():
+    momenta = deepkd_momenta()
+    assert tuple(momenta) == STREAMS  # the task stream is the primary one
+    assert momenta == pytest.approx({"task": 0.975, "target": 0.825, "others": 0.975})
+    assert deepkd_momenta(0.5, 0.25) == {"task": 0.75, "target": 0.25, "others": 0.75}
+
+
+def test_the_released_codes_momenta():
+    momenta = deepkd_momenta(as_released=True)
+    assert tuple(momenta) == STREAMS
+    assert momenta == pytest.approx({"task": 0.825, "target": 0.825, "others": 0.975})
+
+
+@pytest.mark.parametrize("as_released", [False, True])
+@pytest.mark.parametrize(("momentum", "delta"), [(0.9, 0.1), (0.05, 0.075), (0.9, -0.2), (float("nan"), 0.0)])
+def test_every_momentum_lies_in_its_range(momentum, delta, as_released):
+    message = r"momentum - delta and momentum \+ delta must both lie in \[0, 1\), got momentum="
+    with pytest.raises(ValueError, match=message):
+        deepkd_momenta(momentum, delta, as_released=as_released)
+
+
+def test_the_optimizer_walks_the_papers_trajectory(kernel, linear_loss):
+    start, gradients = draw(0)
+    mine = with_the_optimizer(start, gradients, linear_loss, deepkd_momenta(), **kernel)
+    momenta = {"task": 0.9 + 0.075, "target": 0.9 - 0.075, "others": 0.9 + 0.075}
+    for weight, expected in zip(mine, in_plain_steps(start, gradients, momenta, "task"), strict=True):
+        torch.testing.assert_close(weight, expected, rtol=1e-12, atol=1e-12)
+
+
+def test_the_released_update_is_reached_with_the_decay_in_another_stream(linear_loss):
+    start, gradients = draw(1)
+    mine = with_the_optimizer(start, gradients, linear_loss, deepkd_momenta(as_released=True))
+    momenta = {"task": 0.9 - 0.075, "target": 0.9 - 0.075, "others": 0.9 + 0.075}
+    for weight, expected in zip(mine, in_plain_steps(start, gradients, momenta, "target"), strict=True):
+        torch.testing.assert_close(weight, expected, rtol=1e-12, atol=1e-12)
+
+
+def test_paper_and_code_part_in_the_second_step(linear_loss):
+    start, gradients = draw(2)
+    paper = with_the_optimizer(start, gradients, linear_loss, deepkd_momenta())
+    code = with_the_optimizer(start, gradients, linear_loss, deepkd_momenta(as_released=True))
+    gaps = [(p - c).abs().max().item() for p, c in zip(paper, code, strict=True)]
+    assert gaps[0] == 0
+    # One momentum is 0.15 larger, on a buffer that holds the first gradient and decay.
+    first = gradients[0]["task"] + DECAY * start
+    assert gaps[1] == pytest.approx(LR * 0.15 * first.abs().max().item(), rel=1e-9)
+
+
+def test_a_parameter_that_one_loss_reaches_has_plain_momentum():
+    alone, both = (torch.nn.Parameter(torch.ones(3, dtype=torch.float64)) for _ in range(2))
+    plain = torch.nn.Parameter(torch.ones(3, dtype=torch.float64))
+    opt = MultiMomentumSGD([alone, both], LR, deepkd_momenta(), momentum=0.9, weight_decay=DECAY)
+    sgd = torch.optim.SGD([plain], LR, momentum=0.9, weight_decay=DECAY)
+    for step in range(4):
+        opt.backward(
+            task=both.sum(), target=(2 * both).sum(), others=((step - 1.5) * alone + both * both).sum()
+        )
+        plain.grad = torch.full_like(plain, step - 1.5)
+        opt.step()
+        sgd.step()
+        opt.zero_grad()
+    torch.testing.assert_close(alone.detach(), plain.detach(), rtol=1e-12, atol=0)
+
+
+def test_without_a_delta_it_is_sgd_on_the_sum(linear_loss):
+    start, gradients = draw(3)
+    plain = torch.nn.Parameter(start.clone())
+    sgd = torch.optim.SGD([plain], LR, momentum=0.9, weight_decay=DECAY)
+    mine = with_the_optimizer(start, gradients, linear_loss, deepkd_momenta(delta=0.0))
+    for weight, grads in zip(mine, gradients, strict=True):
+        plain.grad = sum(grads.values())
+        sgd.step()
+        torch.testing.assert_close(weight, plain.detach(), rtol=1e-12, atol=1e-12)
