@@ -128,6 +128,22 @@ def test_a_gradient_that_came_from_elsewhere_is_refused(student):
         opt.step()
 
 
+@pytest.mark.parametrize("path", ["backward", "capture", "capture, task aside"])
+@pytest.mark.parametrize("how", ["clip_grad_norm_", "clip_grad_value_"])
+def test_edits_are_seen_where_grad_holds_no_gradient(student, path, how):
+    """The distillation gradient alone, or everything put aside: nothing of it would be clipped."""
+    opt = DOT(student.parameters(), **OPTIONS)
+    task, distill = losses(student, batches(1)[0])
+    if path == "backward":
+        opt.backward(task=None, distill=distill)
+    else:
+        feed(opt, "capture", [(task, distill)])
+        opt.capture_task()
+    edit(how, student)
+    with pytest.raises(RuntimeError, match=REFUSED):
+        opt.step()
+
+
 def test_the_other_optimizers_refuse_them_too():
     for make in (
         lambda params: DOTAdamW(params, lr=0.1),

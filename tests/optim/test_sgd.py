@@ -1,10 +1,12 @@
 """MultiMomentumSGD and DOT: which tensors torch's kernels may update, momenta and groups, DeepKD's preset."""
 
+import copy
+
 import pytest
 import torch
 from torch import nn
 
-from dotkd.optim import DOT, MultiMomentumSGD, ReferenceDOT, base, deepkd_momenta
+from dotkd.optim import DOT, DOTAdamW, MultiMomentumSGD, ReferenceDOT, base, deepkd_momenta, sgd
 
 LOOP = {"foreach": False, "fused": False}
 LAST = torch.channels_last
@@ -196,6 +198,80 @@ def test_a_contiguous_checkpoint_loads_into_a_channels_last_model_under_the_fuse
         o.backward(task=p.sum(), distill=p.square().sum())
         o.step()
     torch.testing.assert_close(laid_out.contiguous(), plain)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "text"),
+    [
+        (lambda buffer: buffer[:2], "laid out otherwise"),
+        (lambda buffer: buffer[None], "laid out otherwise"),
+        (lambda buffer: buffer.t().contiguous().t(), "laid out otherwise"),
+        (lambda buffer: buffer.double(), "of dtype torch.float32 whose gradients or buffers have another"),
+    ],
+)
+def test_fused_refuses_a_buffer_of_another_shape_layout_or_dtype(spoil, text):
+    fine, odd = (nn.Parameter(torch.ones(4, 3)) for _ in range(2))
+    opt = DOT([{"params": [fine]}, {"params": [odd]}], lr=0.1, fused=True)
+    for step in range(2):
+        opt.backward(task=(fine + odd).sum(), distill=(fine * odd).sum())
+        if step:
+            before = fine.detach().clone(), odd.detach().clone()
+            opt.state[odd]["distill_momentum_buffer"] = spoil(opt.state[odd]["distill_momentum_buffer"])
+            with pytest.raises(RuntimeError, match=f"fused=True cannot update a parameter .*{text}"):
+                opt.step()
+            assert torch.equal(fine, before[0])
+            assert torch.equal(odd, before[1])
+        else:
+            opt.step()
+            opt.zero_grad()
+
+
+def test_without_a_choice_torch_chooses(monkeypatch):
+    """``foreach`` and ``fused`` reach ``torch.optim.sgd.sgd`` as they are."""
+    seen = []
+    monkeypatch.setattr(sgd, "sgd", lambda *_, **options: seen.append((options["foreach"], options["fused"])))
+    for options in ({}, {"foreach": True}, {"foreach": False}, {"fused": True}, {"fused": False}):
+        weight = nn.Parameter(torch.ones(2))
+        opt = DOT([weight], lr=0.1, **options)
+        opt.backward(task=weight.sum(), distill=weight.sum())
+        opt.step()
+        assert seen == [(options.get("foreach"), options.get("fused"))] * 2
+        seen.clear()
+
+
+def test_types_are_never_mixed_in_one_call(monkeypatch):
+    params = [normal(4), normal(4).as_subclass(Subclass), normal(4)]
+    opt, calls = DOT([p.requires_grad_() for p in params], lr=0.1), []
+    monkeypatch.setattr(sgd, "sgd", lambda given, *_, **__: calls.append([type(p) for p in given]))
+    loss = sum((p * p).sum() for p in params)
+    opt.backward(task=loss, distill=loss)
+    opt.step()
+    assert calls == [[torch.Tensor] * 2] * 2 + [[Subclass]] * 2
+
+
+# -------------------------------------------------------------------- streams and momenta
+
+
+def test_streams_and_momenta_of_each_optimizer():
+    weights = [nn.Parameter(torch.ones(1)) for _ in range(2)]
+    rows = [{"params": [w]} for w in weights]
+    dot = DOT([rows[0], {**rows[1], "momentum": 0.5, "delta": -0.25}], lr=0.1)
+    assert dot.streams == ("task", "distill")
+    assert dot.momenta() == pytest.approx({"task": 0.825, "distill": 0.975})
+    assert dot.momenta(dot.param_groups[1]) == {"task": 0.75, "distill": 0.25}
+    own = {"momenta": {"a": 0.1, "b": 0.2, "c": 0.3}}
+    multi = MultiMomentumSGD([rows[0], {**rows[1], **own}], 0.1, {"a": 0.9, "b": 0.5, "c": 0.0})
+    assert multi.streams == ("a", "b", "c")
+    assert multi.momenta() == {"a": 0.9, "b": 0.5, "c": 0.0}
+    assert multi.momenta(multi.param_groups[1]) == own["momenta"]
+    multi.momenta()["a"] = 0.0  # a copy
+    assert multi.momenta()["a"] == 0.9
+    adamw = DOTAdamW(weights, betas=(0.5, 0.9), delta=0.25)
+    assert adamw.streams == ("task", "distill")
+    assert adamw.momenta() == {"task": 0.25, "distill": 0.75}
+    for opt in (dot, multi, adamw):
+        twin = copy.deepcopy(opt)
+        assert (twin.streams, twin.momenta()) == (opt.streams, opt.momenta())
 
 
 # -------------------------------------------------------------------- DeepKD

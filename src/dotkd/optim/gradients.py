@@ -40,11 +40,15 @@ class Phase(Enum):
 
 
 class Note(NamedTuple):
-    """One parameter's ``.grad`` as it was left; ``void`` says that it counts as no gradient."""
+    """One parameter's ``.grad`` as it was left.
+
+    ``void`` says that it counts as no gradient, ``fresh`` that a hook has noted it where there was none.
+    """
 
     grad: Tensor
     version: int
     void: bool = False
+    fresh: bool = False
 
     def holds(self, param: Tensor) -> bool:
         """Say whether ``.grad`` is this tensor, and nobody has written to it since."""
@@ -267,14 +271,22 @@ class GradientSets:
     def _written(self, param: Tensor) -> None:
         """Note that a backward pass of the user's own has added to ``.grad``."""
         note, grad = self.notes.get(param), param.grad
-        # Autograd adds in place, except with create_graph: where the tensor is another, the old one was taken
-        # away. All of them were: somebody has emptied .grad. Some were: look() will find those.
-        if note is not None and grad is not note.grad and not torch.is_grad_enabled():
-            if any(p.grad is n.grad for p, n in self.notes.items()):
-                return
+        if grad is None:
+            return
+        if note is not None and self._was_emptied(note, grad):
+            if any(p.grad is n.grad for p, n in self.notes.items() if not n.fresh):
+                return  # not everywhere: an edit, which look() will find
+            fresh = {p: n for p, n in self.notes.items() if n.fresh and n.holds(p)}
             self._forget()
-        if grad is not None:
-            self.notes[param] = Note(grad, version(grad))
+            self.notes, note = fresh, None
+        self.notes[param] = Note(grad, version(grad), fresh=note is None or note.fresh)
+
+    @staticmethod
+    def _was_emptied(note: Note, grad: Tensor) -> bool:
+        """Say whether ``.grad`` was emptied before autograd wrote to it: in place, unless for a graph."""
+        if grad is note.grad:
+            return note.void and version(grad) != note.version + 1
+        return not torch.is_grad_enabled()
 
     def look(self, params: Sequence[Tensor], *, adding: bool = False, capturing: str | None = None) -> None:
         """See what became of ``.grad`` since it was noted; drop all sets if somebody has emptied it.
@@ -317,25 +329,28 @@ class GradientSets:
             return False
         if any(param.grad is not note.grad for param, note in touched):
             return False
+        if any(note.void and not _is_zeroed(param, note) for param, note in touched):
+            return False
         return all_zero([param.grad for param in params])
 
     def _taken_away(
         self, params: Sequence[Tensor], touched: Sequence[tuple[Tensor, Note]], capturing: str | None
     ) -> bool:
         """Say whether somebody has set ``.grad`` to None, and perhaps filled it anew."""
-        if any(note.void and param.grad is None for param, note in touched):
+        if any(note.void and (param.grad is None or _is_zeroed(param, note)) for param, note in touched):
             return True
-        filled = [(param, note) for param, note in self.notes.items() if not note.void]
-        if not filled or any(param.grad is note.grad for param, note in filled):
-            return False
-        # By a backward pass for another stream; where there are hooks, they have noted it.
+        # By a backward pass for another stream; where there are hooks, they have seen it.
         anew = capturing not in (None, self.primary) and not self.hooks
+        noted = [(param, note) for param, note in self.notes.items() if anew or not note.void]
+        if not noted or any(param.grad is note.grad for param, note in noted):
+            return False
         return anew or self.phase is Phase.STEPPED or all(param.grad is None for param in params)
 
     def _is_edit(self, param: Tensor, note: Note) -> bool:
-        if note.void:  # the first gradient that somebody wrote there, or put there
+        if param.grad is note.grad and self.handed_over:
             return False
-        return param.grad is not note.grad or not self.handed_over
+        # A void one may be filled: a gradient put there by hand.
+        return not note.void or (param.grad is note.grad and all_zero([note.grad]))
 
     def _has_new(self, params: Sequence[Tensor]) -> bool:
         """Say whether ``.grad`` has come where there was none; after a capture it may."""
@@ -379,7 +394,8 @@ class GradientSets:
                 void.pop(param, None)
         filled = [(p, p.grad) for p in params if p.grad is not None]
         self.notes = {p: void.get(p) or Note(grad, version(grad)) for p, grad in filled}
-        self.captured = frozenset(self.streams[1:])  # what was put aside is in .grad again
+        if self.phase is not Phase.EMPTY:
+            self.captured = frozenset(self.streams[1:])  # what was put aside is in .grad again
 
     def end(self, params: Sequence[Tensor]) -> None:
         """Drop all sets after a step; remember one used gradient, to notice a missing ``zero_grad``."""
@@ -408,6 +424,11 @@ class GradientSets:
     def _share_overflow(self, any_rank: Callable[[Tensor], Tensor]) -> None:
         assert self.overflow is not None
         self.overflow = any_rank(self.overflow)
+
+
+def _is_zeroed(param: Tensor, note: Note) -> bool:
+    """Say whether a marker was zeroed: scaled or clipped, it is still -0.0."""
+    return param.grad is note.grad and all_zero([note.grad]) and not bool(local(note.grad).signbit().any())
 
 
 # -------------------------------------------------------------------- functions of sets
