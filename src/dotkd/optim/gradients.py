@@ -52,7 +52,7 @@ class Note(NamedTuple):
 
     def holds(self, param: Tensor) -> bool:
         """Say whether ``.grad`` is this tensor, and nobody has written to it since."""
-        return param.grad is self.grad and version(self.grad) == self.version
+        return param.grad is self.grad and self.grad._version == self.version
 
 
 class GradientSets:
@@ -73,7 +73,8 @@ class GradientSets:
     ``.grad`` belongs to the user as much as to the optimizer, so ``notes`` records how it was left: after
     ``backward``, by hooks on the user's own backward passes after ``capture``, and when it was zeroed.
     What differs later is somebody else's work. An emptied ``.grad`` drops all sets; an edited or replaced
-    gradient is refused, because the other sets would not have been edited along with it.
+    gradient is refused, because the other sets would not have been edited along with it. (Of a DTensor's
+    gradient, torch counts no writes by foreach functions: such an edit is not seen.)
 
     Where sets are held and ``.grad`` is empty, one parameter gets a *marker*: a gradient of -0.0, the
     identity of IEEE addition, so that ``model.zero_grad()`` is seen and a GradScaler has a place to look at.
@@ -94,14 +95,14 @@ class GradientSets:
         scaled: Whether a GradScaler is at work in this step; None before anything has said so.
         overflow: With a GradScaler: whether anything was not finite, a boolean scalar on the device.
         handed_over: Whether the user has asked for the sets, and so may edit them in place.
-        hooks: Handles of the hooks that note the user's own backward passes.
+        hooks: Handles of the hooks that note the user's own backward passes, by parameter.
     """
 
     def __init__(self, streams: Sequence[str], spell: Callable[[str], str]) -> None:
         self.streams = tuple(streams)
         self.primary = self.streams[0]
         self._spell = spell
-        self.hooks: list[Any] = []
+        self.hooks: dict[Tensor, Any] = {}
         self._forget()
 
     def _forget(self) -> None:
@@ -244,12 +245,10 @@ class GradientSets:
                 if self.overflow is not None:
                     shown = torch.where(self.overflow.to(param.device), torch.nan, shown).detach()
                 param.grad, marker = shown, param if grad is None else None
-        self.notes = {p: Note(p.grad, version(p.grad), p is marker) for p in params if p.grad is not None}
+        self.notes = {p: Note(p.grad, p.grad._version, p is marker) for p in params if p.grad is not None}
 
     def _hook(self, params: Sequence[Tensor]) -> None:
         """Have every backward pass of the user's own noted until the step."""
-        if self.hooks:
-            return
         weak = weakref.ref(self)  # a parameter must not keep the optimizer alive
 
         def note(param: Tensor) -> None:
@@ -257,15 +256,13 @@ class GradientSets:
             if sets is not None:
                 sets._written(param)
 
-        self.hooks = [
-            param.register_post_accumulate_grad_hook(note)  # type: ignore[no-untyped-call]
-            for param in params
-            if param.requires_grad and param.is_leaf
-        ]
+        for param in params:
+            if param not in self.hooks and param.requires_grad and param.is_leaf:
+                self.hooks[param] = param.register_post_accumulate_grad_hook(note)  # type: ignore[no-untyped-call]
 
     def _unhook(self) -> None:
-        hooks, self.hooks = self.hooks, []
-        for handle in hooks:
+        hooks, self.hooks = self.hooks, {}
+        for handle in hooks.values():
             handle.remove()
 
     def _written(self, param: Tensor) -> None:
@@ -274,18 +271,19 @@ class GradientSets:
         if grad is None:
             return
         if note is not None and self._was_emptied(note, grad):
-            if any(p.grad is n.grad for p, n in self.notes.items() if not n.fresh):
+            if any(p.grad is n.grad for p, n in self.notes.items() if p is not param and not n.fresh):
                 return  # not everywhere: an edit, which look() will find
             fresh = {p: n for p, n in self.notes.items() if n.fresh and n.holds(p)}
             self._forget()
             self.notes, note = fresh, None
-        self.notes[param] = Note(grad, version(grad), fresh=note is None or note.fresh)
+        self.notes[param] = Note(grad, grad._version, fresh=note is None or note.fresh)
 
     @staticmethod
     def _was_emptied(note: Note, grad: Tensor) -> bool:
         """Say whether ``.grad`` was emptied before autograd wrote to it: in place, unless for a graph."""
         if grad is note.grad:
-            return note.void and version(grad) != note.version + 1
+            # FSDP adds to the shard alone, which the DTensor does not count.
+            return note.void and grad._version != note.version + (0 if is_sharded(grad) else 1)
         return not torch.is_grad_enabled()
 
     def look(self, params: Sequence[Tensor], *, adding: bool = False, capturing: str | None = None) -> None:
@@ -339,12 +337,13 @@ class GradientSets:
         """Say whether somebody has set ``.grad`` to None, and perhaps filled it anew."""
         if any(note.void and (param.grad is None or _is_zeroed(param, note)) for param, note in touched):
             return True
-        # By a backward pass for another stream; where there are hooks, they have seen it.
+        # By a backward pass for another stream; where there are hooks, they have noted it as fresh.
         anew = capturing not in (None, self.primary) and not self.hooks
-        noted = [(param, note) for param, note in self.notes.items() if anew or not note.void]
-        if not noted or any(param.grad is note.grad for param, note in noted):
+        fresh = {param for param, note in self.notes.items() if note.fresh and note.holds(param)}
+        old = [(p, note) for p, note in self.notes.items() if p not in fresh and (anew or not note.void)]
+        if not old or any(param.grad is note.grad for param, note in old):
             return False
-        return anew or self.phase is Phase.STEPPED or all(param.grad is None for param in params)
+        return anew or self.phase is Phase.STEPPED or all(p.grad is None or p in fresh for p in params)
 
     def _is_edit(self, param: Tensor, note: Note) -> bool:
         if param.grad is note.grad and self.handed_over:
@@ -358,8 +357,12 @@ class GradientSets:
 
     def mark_zeroed(self, params: Sequence[Tensor]) -> None:
         """Count what is in ``.grad`` now, zeros, as absent until somebody writes to it."""
-        zeros = [(p, p.grad) for p in params if p.grad is not None]
-        self.notes = {param: Note(grad, version(grad), void=True) for param, grad in zeros}
+        self.notes = {}
+        for param in params:
+            if param.grad is not None and is_sharded(param):
+                param.grad = None  # of a DTensor nobody could tell whether somebody has written to it
+            elif param.grad is not None:
+                self.notes[param] = Note(param.grad, param.grad._version, void=True)
 
     # ---------------------------------------------------------------- gradients out
 
@@ -393,7 +396,7 @@ class GradientSets:
                 param.grad = grad
                 void.pop(param, None)
         filled = [(p, p.grad) for p in params if p.grad is not None]
-        self.notes = {p: void.get(p) or Note(grad, version(grad)) for p, grad in filled}
+        self.notes = {p: void.get(p) or Note(grad, grad._version) for p, grad in filled}
         if self.phase is not Phase.EMPTY:
             self.captured = frozenset(self.streams[1:])  # what was put aside is in .grad again
 
@@ -407,7 +410,7 @@ class GradientSets:
         if used:
             param = params[min(used)[1]]
             assert param.grad is not None
-            self.notes = {param: Note(param.grad, version(param.grad))}
+            self.notes = {param: Note(param.grad, param.grad._version)}
             self.phase = Phase.STEPPED
 
     def clear(self) -> None:
@@ -554,11 +557,6 @@ def local(tensor: Tensor) -> Tensor:
     """Return this process's shard of a DTensor, and a plain tensor as it is."""
     shard: Tensor = tensor.to_local() if is_sharded(tensor) else tensor  # type: ignore[attr-defined]
     return shard
-
-
-def version(tensor: Tensor) -> int:
-    """Return how often a tensor was written to; a DTensor counts on its shard alone."""
-    return local(tensor)._version
 
 
 _PLAIN = (Tensor, torch.nn.Parameter)
