@@ -13,8 +13,7 @@ from dotkd.distiller import Distiller
 from dotkd.errors import BadInput
 from dotkd.methods import Method, TaskMethod, create_method
 from dotkd.models import ImageModel, create_model
-from dotkd.optim import DOT, MultiMomentumSGD, matched_gains
-from dotkd.optim import deepkd_momenta
+from dotkd.optim import DOT, MultiMomentumSGD, deepkd_momenta, matched_gains
 from dotkd.recipe import Recipe
 from dotkd.recipe.tables import ControlTable, Data, DeepKDTable, DOTTable, Network, SGDTable, check_device
 from dotkd.seeding import random_stream

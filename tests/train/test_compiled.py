@@ -13,8 +13,7 @@ from dotkd import Distiller, runs
 from dotkd.errors import BadInput
 from dotkd.models import create_model
 from dotkd.networks import load_student
-from dotkd.optim import DOT, MultiMomentumSGD
-from dotkd.optim import deepkd_momenta
+from dotkd.optim import DOT, MultiMomentumSGD, deepkd_momenta
 from dotkd.recipe import load_recipe
 from dotkd.train import compiled as compiled_step
 from dotkd.train.compiled import Compiled, Example

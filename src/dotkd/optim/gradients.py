@@ -304,6 +304,9 @@ class GradientSets:
             self.clear()
             self.mark_zeroed(params)
         elif touched and self._taken_away(params, touched, capturing):
+            for param, note in touched:
+                if note.void and param.grad is note.grad:
+                    param.grad = None  # a marker that was zeroed
             self.clear()
         elif self.phase is Phase.STEPPED:
             if adding and any(param.grad is note.grad for param, note in self.notes.items()):

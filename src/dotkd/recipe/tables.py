@@ -23,8 +23,8 @@ from dotkd.methods import create_method, has_teacher, method_options
 from dotkd.models.base import check_normalisation
 from dotkd.models.registry import check_model_name
 from dotkd.models.wrap import PRETRAINED, is_external
-from dotkd.optim._checks import check_window
 from dotkd.optim import deepkd_momenta
+from dotkd.optim._checks import check_window
 from dotkd.recipe._messages import lines
 
 Rate = Annotated[float, Field(ge=0, allow_inf_nan=False)]
