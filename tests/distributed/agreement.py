@@ -11,6 +11,7 @@ from .common import (
     batches,
     check,
     dot,
+    independent,
     raises,
     shard,
 )
@@ -156,7 +157,7 @@ def untouched_zeros_stay_absent(group):
     opts = []
     for processes in (group, None):
         model = Net()
-        opt = dot(model.parameters(), process_group=processes)
+        opt = dot(model.parameters(), process_group=independent(processes))
         for step, batch in enumerate(batches()):
             losses = model.losses(*shard(batch, processes))
             task = losses["task"]

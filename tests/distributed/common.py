@@ -71,6 +71,11 @@ def shard(batch, group):
     return tuple(part[rank::world] for part in batch)
 
 
+def independent(group):
+    """Return the ``process_group`` of an optimizer: this group, or False for a process by itself."""
+    return False if group is None else group
+
+
 def dot(params, **options):
     return DOT(params, **{"lr": 0.1, "momentum": 0.8, "delta": 0.1, **options})
 
@@ -81,7 +86,7 @@ def train(make, model, group=None, *, micro=1, clip=None, steps=STEPS):
     Returns:
         The optimizer and the norms that clipping returned.
     """
-    opt = make(model.parameters(), process_group=group)
+    opt = make(model.parameters(), process_group=independent(group))
     norms = []
     for batch in batches(steps):
         for part in zip(*(tensor.chunk(micro) for tensor in shard(batch, group)), strict=True):

@@ -11,7 +11,6 @@ from torch import nn
 from dotkd.optim import DOTAdamW, MultiMomentumSGD
 
 from .common import (
-    BATCH,
     Net,
     assert_replicas_identical,
     assert_same,
@@ -19,6 +18,7 @@ from .common import (
     check,
     counted_all_reduce,
     dot,
+    independent,
     params_of,
     raises,
     shard,
@@ -69,7 +69,7 @@ def three_streams_equal_one_process(group):
     momenta = {"task": 0.7, "hint": 0.9, "relation": 0.5}
     models, opts = (Net(), Net()), []
     for model, processes in zip(models, (group, None), strict=True):
-        opt = MultiMomentumSGD(model.parameters(), 0.1, momenta, process_group=processes)
+        opt = MultiMomentumSGD(model.parameters(), 0.1, momenta, process_group=independent(processes))
         for batch in batches():
             losses = model.losses(*shard(batch, processes))
             opt.backward(
@@ -167,12 +167,64 @@ def one_all_reduce_in_a_step(group):
 @check(2)
 def no_all_reduce_without_a_group(group):
     model = Net()
-    opt = dot(model.parameters())
+    opt = dot(model.parameters(), process_group=False)
     with counted_all_reduce() as calls:
         opt.backward(**model.losses(*next(batches())))
         opt.synchronize()
         opt.step()
     assert calls == []
+
+
+@check(2, 4)
+def plain_parameters_want_a_group(group):
+    """Replicas would drift apart in silence; False says that they may."""
+    text = "processes, and with process_group=None none averages the gradients of a plain parameter of shape"
+    makers = (dot, adamw, partial(MultiMomentumSGD, lr=0.1, momenta={"task": 0.7, "distill": 0.9}))
+    for make in makers:
+        model = Net()
+        opt = make(model.parameters())
+        for _ in range(2):  # at the first step and at every other
+            opt.backward(**model.losses(*shard(next(batches()), group)))
+            before = [param.detach().clone() for param in model.parameters()]
+            with raises(RuntimeError, f"{dist.get_world_size()} {text} (1,): pass process_group="):
+                opt.step()
+            assert all(map(torch.equal, before, model.parameters()))
+            opt.zero_grad()
+        for choice in (False, group):
+            opt.process_group = choice
+            opt.backward(**model.losses(*shard(next(batches()), group)))
+            opt.step()
+            opt.zero_grad()
+        for clone in (copy.deepcopy(opt), pickle.loads(pickle.dumps(opt))):
+            clone.process_group = False
+            assert pickle.loads(pickle.dumps(clone)).process_group is False
+
+
+@check(2)
+def independent_processes_part_ways(group):
+    model = Net()
+    opt = dot(model.parameters(), process_group=False)
+    with counted_all_reduce() as calls:
+        for batch in batches(2):
+            opt.backward(**model.losses(*shard(batch, group)))
+            opt.clip_grad_norm_(1.0)
+            opt.step()
+            opt.zero_grad()
+    assert calls == []
+    weights = [torch.empty_like(model.conv.weight) for _ in range(2)]
+    dist.all_gather(weights, model.conv.weight.detach().contiguous(), group=group)
+    assert not torch.equal(*weights)
+
+
+@check(2)
+def edits_after_the_average_are_refused(group):
+    model = Net()
+    opt = dot(model.parameters(), process_group=group)
+    opt.backward(**model.losses(*shard(next(batches()), group)))
+    opt.synchronize()
+    nn.utils.clip_grad_norm_(model.parameters(), 1e-3)
+    with raises(RuntimeError, "To clip, call opt.clip_grad_norm_()"):
+        opt.step()
 
 
 @check(2)
@@ -188,7 +240,7 @@ def synchronize_is_idempotent(group):
         opt.step()
         assert len(calls) == 1, calls
     whole = Net()
-    expected = dot(whole.parameters())
+    expected = dot(whole.parameters(), process_group=False)
     expected.backward(**whole.losses(*next(batches())))
     for ours, row in zip(first, expected.gradients(), strict=True):
         torch.testing.assert_close(ours, list(row[1:]), rtol=1e-10, atol=1e-10)
@@ -199,7 +251,7 @@ def gradients_after_synchronize_are_averaged_again(group):
     opts = []
     for processes in (group, None):
         model = Net()
-        opt = dot(model.parameters(), process_group=processes)
+        opt = dot(model.parameters(), process_group=independent(processes))
         for batch in batches(4):
             opt.backward(**model.losses(*shard(batch, processes)))
             opt.synchronize()
@@ -245,7 +297,8 @@ def average_over_part_of_the_processes(group):
     mine = dist.get_rank() // 2
     model, whole = Net(), Net()
     # Another half of the data for each pair, so that the pairs part ways.
-    opt, expected = dot(model.parameters(), process_group=pairs[mine]), dot(whole.parameters())
+    opt = dot(model.parameters(), process_group=pairs[mine])
+    expected = dot(whole.parameters(), process_group=False)
     for batch in batches():
         half = tuple(part.chunk(2)[mine] for part in batch)
         for each, net, part in ((opt, model, shard(half, pairs[mine])), (expected, whole, half)):
@@ -257,14 +310,3 @@ def average_over_part_of_the_processes(group):
     weights = [torch.empty_like(model.conv.weight) for _ in range(4)]
     dist.all_gather(weights, model.conv.weight.detach(), group=group)
     assert not torch.equal(weights[0], weights[2])
-
-
-@check(2)
-def sharded_parameters_are_refused(group):
-    from torch.distributed.tensor import distribute_tensor, init_device_mesh
-
-    mesh = init_device_mesh("cpu", (2,))
-    weight = nn.Parameter(distribute_tensor(torch.ones(BATCH, 2), mesh))
-    for make in (dot, adamw):
-        with raises(ValueError, "process_group is for plain parameters, got a DTensor of shape (16, 2)"):
-            make([weight], process_group=group)

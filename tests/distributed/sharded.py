@@ -1,4 +1,4 @@
-"""FSDP2: fully_shard on two processes equals one process, with no process_group.
+"""FSDP2: fully_shard on two processes equals one process; plain parameters beside it are averaged.
 
 torch's modules for it are imported where they are used: they take seconds, in each process that imports them.
 """
@@ -67,7 +67,7 @@ def full(value):
 
 def assert_equal_to_one_process(make, group, clip=None):
     model, whole = sharded_layers(), Layers()
-    opt, expected = make(model.parameters()), make(whole.parameters())
+    opt, expected = make(model.parameters()), make(whole.parameters(), process_group=False)
     assert all(type(param).__name__ == "DTensor" for param in params_of(opt))
     norms = go_on(model, opt, batches(), group, clip)
     expected_norms = go_on(whole, expected, batches(), None, clip)
@@ -110,10 +110,112 @@ def fsdp_adamw_equals_one_process(group):
     assert_equal_to_one_process(partial(adamw, weight_decay=0.1), group, clip="joint")
 
 
+def capture(model, opt, batch, micro=2):
+    for i, part in enumerate(zip(*(tensor.chunk(micro) for tensor in batch), strict=True)):
+        losses = model(*part)
+        if i:
+            opt.capture_task()
+        (losses["distill"] / micro).backward(retain_graph=True)
+        opt.capture_distill()
+        (losses["task"] / micro).backward()
+
+
 @check(2)
-def fsdp_refuses_a_process_group(group):
-    with raises(ValueError, "FSDP averages both gradient sets itself, leave process_group=None"):
-        dot(sharded_layers().parameters(), process_group=group)
+def fsdp_dot_by_captures(group):
+    model, whole = sharded_layers(), Layers()
+    opt, expected = dot(model.parameters()), dot(whole.parameters(), process_group=False)
+    for batch in batches():
+        for net, each, part in ((model, opt, shard(batch, group)), (whole, expected, batch)):
+            capture(net, each, part)
+            each.step()
+            each.zero_grad()
+    assert_close(opt, expected, 1e-10)
+
+
+@check(2)
+def fsdp_zeroed_gradients_count_as_absent_until_written(group):
+    model, whole = sharded_layers(), Layers()
+    opt, expected = dot(model.parameters()), dot(whole.parameters(), process_group=False)
+    for step, batch in enumerate(batches()):
+        for net, each, part in ((model, opt, shard(batch, group)), (whole, expected, batch)):
+            losses = net(*part)
+            if step % 2:
+                capture(net, each, part)
+            else:
+                each.backward(**losses)
+            each.step()
+            each.zero_grad(set_to_none=each is expected)
+    assert_close(opt, expected, 1e-10)
+
+
+@check(2)
+def fsdp_edits_by_others_are_refused(group):
+    for by_hand in (False, True):
+        for how in ("clipped", "replaced", "taken away"):
+            model = sharded_layers()
+            opt = dot(model.parameters())
+            part = shard(next(batches()), group)
+            if by_hand:
+                capture(model, opt, part)
+            else:
+                opt.backward(**model(*part))
+            if how == "clipped":  # by foreach functions it would not be seen
+                nn.utils.clip_grad_norm_(model.parameters(), 1e-3, foreach=False)
+            weight = model.classifier.weight
+            weight.grad = {"replaced": 2 * weight.grad, "clipped": weight.grad}.get(how)
+            with raises(RuntimeError, "To clip, call opt.clip_grad_norm_()"):
+                opt.step()
+            opt.zero_grad()
+            opt.backward(**model(*part))
+            opt.step()
+
+
+@check(2)
+def fsdp_abandoned_captures_go_with_model_zero_grad(group):
+    model, whole = sharded_layers(), Layers()
+    opt, expected = dot(model.parameters()), dot(whole.parameters(), process_group=False)
+    first, second = batches(2)
+    model(*shard(first, group))["distill"].backward()
+    opt.capture_distill()
+    model.zero_grad()
+    capture(model, opt, shard(second, group))
+    capture(whole, expected, second)
+    opt.step()
+    expected.step()
+    assert_close(opt, expected, 1e-10)
+
+
+class WithProjector(nn.Module):
+    """A sharded student, and a plain projector that both losses reach; they use other parts of it."""
+
+    def __init__(self, body):
+        super().__init__()
+        self.body = body
+        self.bias = nn.Parameter(torch.zeros(4, dtype=torch.float64))
+        self.late = nn.Parameter(torch.full((3,), 0.5, dtype=torch.float64))
+
+    def forward(self, images, labels, targets):
+        losses = self.body(images, labels, targets + self.bias)
+        losses["task"] = losses["task"] + (self.bias * labels.double().mean()).sum()
+        return losses
+
+
+@check(2)
+def plain_parameters_beside_sharded_ones_are_averaged(group):
+    for make in (dot, partial(dot, foreach=True, weight_decay=0.05), adamw):
+        for clip in (None, "joint", "each"):
+            model, whole = WithProjector(sharded_layers()), WithProjector(Layers())
+            opt = make(model.parameters(), process_group=group)
+            expected = make(whole.parameters(), process_group=False)
+            norms = go_on(model, opt, batches(3), group, clip)
+            expected_norms = go_on(whole, expected, batches(3), None, clip)
+            torch.testing.assert_close(norms, expected_norms, rtol=1e-10, atol=1e-10)
+            for param, other in zip(params_of(opt), params_of(expected), strict=True):
+                torch.testing.assert_close(full(param), other, rtol=1e-10, atol=1e-10)
+    opt = dot(model.parameters())
+    opt.backward(**model(*shard(next(batches()), group)))
+    with raises(RuntimeError, "a plain parameter of shape (4,): pass process_group="):
+        opt.step()
 
 
 class Overflowing(Layers):
@@ -197,9 +299,3 @@ def fsdp_checkpoint_of_dot(group):
 @check(2)
 def fsdp_checkpoint_of_adamw(group):
     checkpoint_round_trip(adamw, group)
-
-
-@check(2)
-def fsdp_dot_with_a_held_task_gradient(group):
-    for clip in (None, "joint"):
-        assert_equal_to_one_process(partial(dot, weight_decay=0.05, task_every=3), group, clip=clip)

@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from . import agreement, lazy, local, replicas, scaling, sharded  # noqa: F401 (they register their checks)
+from . import agreement, replicas, scaling, sharded  # noqa: F401 (they register their checks)
 from .common import CHECKS
 
 WORLDS = (2, 4)

@@ -423,3 +423,42 @@ def test_one_step_from_shared_buffers_differs_from_sgd_by_delta_times_their_diff
         torch.testing.assert_close(v_dot - v_sgd, gap, **tolerance)
         torch.testing.assert_close((p - q).detach(), -0.02 * gap, **tolerance)
         assert gap.abs().max() > 1e-3
+
+
+# ----------------------------------------------------------------------------------------- AdamW's odd inputs
+
+
+@pytest.mark.parametrize("maximize", [False, True])
+def test_adamw_of_complex_parameters_is_adamw_of_their_parts(maximize):
+    start = torch.tensor([1 + 2j, -3 + 0.5j], dtype=torch.complex128)
+    mine, theirs = (torch.nn.Parameter(start.clone()) for _ in range(2))
+    opt = DOTAdamW([mine], lr=0.1, delta=0.0, maximize=maximize)
+    plain = torch.optim.AdamW([theirs], lr=0.1, maximize=maximize)
+    for step in range(1, 4):
+        loss = (mine * mine.conj()).real.sum()
+        opt.backward(task=0.25 * step * loss, distill=0.75 * step * loss)
+        opt.step()
+        opt.zero_grad()
+        (step * (theirs * theirs.conj()).real.sum()).backward()
+        plain.step()
+        plain.zero_grad()
+        torch.testing.assert_close(mine.detach(), theirs.detach(), **EXACT)
+    assert opt.state[mine]["exp_avg_sq"].is_complex()
+
+
+@pytest.mark.parametrize("shape", [(), (1,)])
+def test_adamw_takes_tensor_betas(shape):
+    def run(betas):
+        weight = torch.nn.Parameter(torch.tensor([1.0, -2.0], dtype=torch.float64))
+        opt = DOTAdamW([weight], lr=0.1, betas=betas)
+        for _ in range(3):
+            opt.backward(task=weight.square().sum(), distill=weight.sum())
+            opt.step()
+            opt.zero_grad()
+        assert opt.momenta() == pytest.approx({"task": 0.725, "distill": 0.875})
+        return weight.detach()
+
+    tensors = tuple(torch.full(shape, beta, dtype=torch.float64) for beta in (0.8, 0.99))
+    assert torch.equal(run(tensors), run((0.8, 0.99)))
+    with pytest.raises(ValueError, match=r"got betas\[0\]=0\.95 and delta=0\.075"):
+        run((torch.full(shape, 0.95), 0.99))

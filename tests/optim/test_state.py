@@ -3,16 +3,20 @@
 import copy
 import io
 import pickle
+import re
+from functools import partial
 
 import pytest
 import torch
 import torch.distributed.checkpoint as dcp
 from torch import nn
 from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
-from torch.nn import functional
 from torch.optim import lr_scheduler
 
 from dotkd.optim import DOT, DOTAdamW, MultiMomentumSGD, ReferenceDOT
+
+from . import common
+from .common import Student, equal, losses
 
 BUFFERS = {"task_momentum_buffer", "distill_momentum_buffer"}
 MAKERS = {
@@ -34,18 +38,6 @@ MAKERS = {
 }
 
 
-class Student(nn.Module):
-    """``body``: both losses reach it. ``head``: the task alone. ``project``: distillation alone."""
-
-    def __init__(self):
-        super().__init__()
-        self.body, self.head, self.project = nn.Linear(5, 4), nn.Linear(4, 3), nn.Linear(4, 2)
-
-    def forward(self, images):
-        hidden = torch.tanh(self.body(images))
-        return self.head(hidden), self.project(hidden)
-
-
 @pytest.fixture
 def student():
     torch.manual_seed(0)
@@ -57,22 +49,7 @@ def make(request):
     return MAKERS[request.param]
 
 
-def batches(count, seed=1):
-    generator = torch.Generator().manual_seed(seed)
-    return [
-        (
-            torch.randn(6, 5, generator=generator),
-            torch.randint(3, (6,), generator=generator),
-            torch.randn(6, 2, generator=generator),
-        )
-        for _ in range(count)
-    ]
-
-
-def losses(student, batch):
-    images, labels, target = batch
-    logits, features = student(images)
-    return functional.cross_entropy(logits, labels), functional.mse_loss(features, target)
+batches = partial(common.batches, dtype=torch.float32)
 
 
 def train(student, opt, steps, scheduler=None):
@@ -86,11 +63,7 @@ def train(student, opt, steps, scheduler=None):
 
 
 def bits(student):
-    return [param.detach().clone() for param in student.parameters()]
-
-
-def equal(left, right):
-    return all(torch.equal(a, b) for a, b in zip(left, right, strict=True))
+    return common.bits(student.parameters())
 
 
 def other_student(student):
@@ -584,3 +557,130 @@ def test_groups_of_momenta_are_scheduled_apart() -> None:
     opt = MultiMomentumSGD([{"params": [w]} for w in weights], lr=0.1, momenta={"a": 0.9, "b": 0.5})
     opt.param_groups[0]["momenta"]["a"] = 0.1
     assert opt.param_groups[1]["momenta"] == opt.defaults["momenta"] == {"a": 0.9, "b": 0.5}
+
+
+# -------------------------------------------------------------------- other models, keys of wrappers
+
+KINDS = ["DOT", "MultiMomentumSGD", "DOTAdamW"]
+
+
+def stepped(name, weight):
+    opt = MAKERS[name]([weight])
+    opt.backward(task=weight.sum(), distill=weight.sum())
+    opt.step()
+    opt.zero_grad()
+    return opt
+
+
+@pytest.mark.parametrize("wanted", [(100, 64), (64, 10), (640,), (10, 64, 1)])
+@pytest.mark.parametrize("name", KINDS)
+def test_a_state_of_another_shape_is_refused(name, wanted):
+    state = stepped(name, nn.Parameter(torch.ones(10, 64))).state_dict()
+    opt = MAKERS[name]([nn.Parameter(torch.ones(wanted))])
+    key = "distill_exp_avg" if name == "DOTAdamW" else "distill_momentum_buffer"
+    text = rf"{key} of parameter 0 has shape \(10, 64\) where the parameter has {re.escape(str(wanted))}"
+    with pytest.raises(ValueError, match=text):
+        opt.load_state_dict(state)
+    assert not opt.state
+
+
+def test_the_published_optimizers_state_of_another_shape_is_refused():
+    group = {"lr": 0.1, "momentum": 0.8, "momentum_kd": 0.9, "params": [0]}
+    state = {"state": {0: {"momentum_buffer": torch.ones(3)}}, "param_groups": [group]}
+    opt = DOT([nn.Parameter(torch.ones(4))], lr=1.0)
+    with pytest.raises(ValueError, match=r"has shape \(3,\) where the parameter has \(4,\)"):
+        opt.load_state_dict(state)
+
+
+@pytest.mark.parametrize("before", [False, True])
+@pytest.mark.parametrize("name", KINDS)
+def test_a_wrappers_keys_in_the_state_are_kept(name, before):
+    """Lookahead, ScheduleFreeWrapper and others keep a copy of the weights there."""
+    weight, other = nn.Parameter(torch.ones(3)), nn.Parameter(torch.full((3,), 2.0))
+    opt, plain = (
+        MAKERS[name]([weight, other]),
+        MAKERS[name]([w := nn.Parameter(torch.ones(3)), o := nn.Parameter(torch.full((3,), 2.0))]),
+    )
+    for step in range(3):
+        if step or before:
+            for param in (weight, other):
+                opt.state[param]["slow_buffer"] = torch.full((2, 2), float(step))
+                opt.state[param]["note"] = "a wrapper's"
+        for each, (a, b) in ((opt, (weight, other)), (plain, (w, o))):
+            task, distill = a.square().sum(), a.sum() + (b.sum() if step == 2 else 0.0)
+            each.backward(task=task, distill=distill)
+            each.step()
+            each.zero_grad()
+        again = MAKERS[name]([weight, other])
+        again.load_state_dict(through_a_file(opt.state_dict()))
+        if step or before:
+            for each in (opt, again, copy.deepcopy(opt)):
+                for param in each.param_groups[0]["params"]:
+                    assert each.state[param]["slow_buffer"].tolist() == [[float(step)] * 2] * 2
+                    assert each.state[param]["note"] == "a wrapper's"
+        opt = again
+    assert equal((weight, other), (w, o))
+    ours = set(plain.state[w])
+    for one, theirs in ((weight, w), (other, o)):
+        assert set(opt.state[one]) == {*ours, "slow_buffer", "note"}
+        for key in ours:
+            assert torch.equal(
+                torch.as_tensor(opt.state[one][key]), torch.as_tensor(plain.state[theirs][key])
+            )
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_a_group_key_that_a_checkpoint_lacks_keeps_its_value(name):
+    """As in checkpoints of a version that did not have the key yet."""
+    state = stepped(name, nn.Parameter(torch.ones(3))).state_dict()
+    twins = [nn.Parameter(torch.ones(3)) for _ in range(2)]
+    opts = [MAKERS[name]([twin]) for twin in twins]
+    opts[0].defaults["later"] = "of the class"
+    opts[0].param_groups[0]["later"] = "of the group"
+    for opt, twin in zip(opts, twins, strict=True):
+        opt.load_state_dict(through_memory(state))
+        opt.backward(task=twin.sum(), distill=twin.square().sum())
+        opt.step()
+    assert opts[0].param_groups[0]["later"] == "of the group"
+    assert "later" not in state["param_groups"][0]
+    assert equal(twins[:1], twins[1:])
+    for key in {"maximize", "weight_decay"}:
+        old = through_memory(state)
+        del old["param_groups"][0][key]
+        opts[1].param_groups[0][key] = 0.25
+        opts[1].load_state_dict(old)
+        assert opts[1].param_groups[0][key] == 0.25
+
+
+def test_a_state_of_all_other_streams_is_refused():
+    weight = nn.Parameter(torch.ones(2))
+    opt = MultiMomentumSGD([weight], 0.1, {"a": 0.9, "b": 0.5})
+    opt.backward(a=weight.sum(), b=weight.sum())
+    opt.step()
+    other = MultiMomentumSGD([nn.Parameter(torch.ones(2))], 0.1, {"task": 0.9, "hint": 0.5})
+    with pytest.raises(ValueError, match=r"its streams are \['a', 'b'\], not \['task', 'hint'\]"):
+        other.load_state_dict(opt.state_dict())
+
+
+@pytest.mark.parametrize(
+    "scheduler",
+    [
+        lambda opt: lr_scheduler.OneCycleLR(opt, max_lr=0.1, total_steps=6),
+        lambda opt: lr_scheduler.CyclicLR(opt, base_lr=0.01, max_lr=0.1),
+    ],
+    ids=["OneCycleLR", "CyclicLR"],
+)
+@pytest.mark.parametrize("momentum", [None, 0.8])
+def test_a_cycled_momentum_that_no_stream_follows_is_refused_at_the_step(scheduler, momentum):
+    weight = nn.Parameter(torch.ones(2))
+    opt = MultiMomentumSGD([weight], 0.1, {"task": 0.7, "hint": 0.95}, momentum=momentum)
+    scheduler(opt)
+    opt.backward(task=weight.sum(), hint=weight.sum())
+    moved = opt.param_groups[0]["momentum"]
+    text = (
+        rf"momentum, now {moved:.6g}, .*'task': 0\.7, 'hint': 0\.95.*OneCycleLR, needs cycle_momentum=False"
+    )
+    with pytest.raises(ValueError, match=text):
+        opt.step()
+    assert weight.tolist() == [1.0, 1.0]
+    assert not opt.state

@@ -12,8 +12,7 @@ from torch._dynamo.utils import get_static_address_type
 from dotkd import Distiller, runs
 from dotkd.errors import BadInput
 from dotkd.models import create_model
-from dotkd.optim import DOT, MultiMomentumSGD
-from dotkd.optim.deepkd import deepkd_momenta
+from dotkd.optim import DOT, MultiMomentumSGD, deepkd_momenta
 from dotkd.recipe import load_recipe
 from dotkd.train import compiled as compiled_step
 from dotkd.train.build import build_run

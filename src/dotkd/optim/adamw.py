@@ -1,24 +1,21 @@
 """DOTAdamW: the two memories of DOT in AdamW."""
 
 import math
-from collections.abc import Callable
-from functools import partial
-from typing import TYPE_CHECKING, Any
+from collections.abc import Hashable
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
-from .checks import check_not_negative, check_unit, check_window
-from .gradients import Sets
-from .kernels import runs
-from .pair import TaskAndDistill
+from ._checks import check_not_negative, check_unit, check_window
+from .base import Batch, StreamOptimizer, TaskAndDistill
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
 
 
-class DOTAdamW(TaskAndDistill):
+class DOTAdamW(TaskAndDistill, StreamOptimizer):  # type: ignore[misc]  # backward() takes two losses by name
     r"""AdamW with a first moment of its own for the task and for the distillation gradient.
 
     In step :math:`t`, for a parameter :math:`p` that both losses :math:`s` reach, with
@@ -37,18 +34,20 @@ class DOTAdamW(TaskAndDistill):
     :math:`\beta_1`. A stream without a gradient is neither decayed nor applied. ``delta=0`` is
     ``torch.optim.AdamW`` on the summed loss, to rounding, as long as the same losses reach a parameter in
     every step. A first moment is a mean, its weights sum to one whatever :math:`\beta`: unlike in
-    :class:`DOT`, delta changes the memory of a gradient and not its weight.
+    :class:`DOT`, delta changes the memory of a gradient and not its weight. A complex parameter is updated as
+    its real and its imaginary part.
 
     Args:
         params: Parameters, named parameters or parameter groups.
         lr: Learning rate, >= 0; a float or a tensor of one element.
-        betas: :math:`\beta_1` and :math:`\beta_2`, each in [0, 1).
+        betas: :math:`\beta_1` and :math:`\beta_2`, each in [0, 1); floats or tensors of one element.
         delta: Half the distance of the two first betas; ``betas[0] - delta`` and ``betas[0] + delta``
             must lie in [0, 1), here and whenever a scheduler writes one of them.
         eps: Added to the denominator, >= 0.
         weight_decay: Decoupled weight decay, >= 0.
         maximize: Maximize both losses.
-        process_group: Average both gradient sets over these processes; None for a single process.
+        process_group: Average both gradient sets of plain parameters over these processes; None for a single
+            process and for parameters under FSDP, False for processes that are independent.
 
     Raises:
         ValueError: A value is out of range.
@@ -67,17 +66,19 @@ class DOTAdamW(TaskAndDistill):
         (Loshchilov and Hutter, ICLR 2019, https://arxiv.org/abs/1711.05101, algorithm 2). Not in the paper.
     """
 
+    _known_by = ("betas", "delta")
+
     def __init__(
         self,
         params: ParamsT,
         lr: float | Tensor = 1e-3,
-        betas: tuple[float, float] = (0.9, 0.999),
+        betas: tuple[float | Tensor, float | Tensor] = (0.9, 0.999),
         delta: float = 0.075,
         eps: float = 1e-8,
         weight_decay: float = 1e-2,
         *,
         maximize: bool = False,
-        process_group: "ProcessGroup | None" = None,
+        process_group: "ProcessGroup | Literal[False] | None" = None,
     ) -> None:
         defaults = {
             "lr": lr,
@@ -87,7 +88,20 @@ class DOTAdamW(TaskAndDistill):
             "weight_decay": weight_decay,
             "maximize": maximize,
         }
-        super().__init__(params, defaults, process_group)
+        super().__init__(params, defaults, ("task", "distill"), process_group)
+
+    def momenta(self, group: dict[str, Any] | None = None) -> dict[str, float]:
+        """Return the first beta of each stream for parameters that both losses reach.
+
+        Args:
+            group: A parameter group; None for the first one.
+
+        Returns:
+            ``{"task": betas[0] - delta, "distill": betas[0] + delta}``.
+        """
+        group = self.param_groups[0] if group is None else group
+        beta, delta = float(group["betas"][0]), group["delta"]
+        return {"task": beta - delta, "distill": beta + delta}
 
     def _check_group(self, group: dict[str, Any], hint: str = "") -> None:
         beta1, beta2 = group["betas"]
@@ -95,13 +109,6 @@ class DOTAdamW(TaskAndDistill):
         check_unit("betas[1]", beta2)
         check_not_negative("eps", group["eps"])
         check_not_negative("weight_decay", group["weight_decay"])
-
-    def _momenta(self, group: dict[str, Any]) -> dict[str, float]:
-        beta, delta = group["betas"][0], group["delta"]
-        return {"task": beta - delta, "distill": beta + delta}
-
-    def _schedule_hint(self) -> str:
-        return "; a scheduler that cycles the momentum, such as OneCycleLR, needs cycle_momentum=False"
 
     def _new_state(self, param: Tensor) -> dict[str, Any]:
         return {
@@ -111,40 +118,25 @@ class DOTAdamW(TaskAndDistill):
             **{f"{name}_steps": 0 for name in self.streams},
         }
 
-    def _plan(self, group: dict[str, Any], sets: Sets) -> list[Callable[[], None]]:
-        batches: dict[tuple[object, ...], tuple[list[Tensor], list[dict[str, Tensor]]]] = {}
-        for param, *grads in zip(group["params"], *sets.values(), strict=True):
-            found = {name: grad for name, grad in zip(self.streams, grads, strict=True) if grad is not None}
-            if not found:
-                continue
-            state = self.state.get(param) or {}
-            counts = [state.get(key, 0) for key in ("steps", *(f"{name}_steps" for name in found))]
-            params, rows = batches.setdefault((type(param), *found, *counts), ([], []))
-            params.append(param)
-            rows.append(found)
-        return [
-            partial(self._update, group, [params[i] for i in run], [rows[i] for i in run])
-            for params, rows in batches.values()
-            for run in runs(params, range(len(params)))
-        ]
+    def _age(self, state: dict[str, Any]) -> Hashable:
+        return tuple([state.get(key, 0) for key in ("steps", *(f"{name}_steps" for name in self.streams))])
 
-    def _update(self, group: dict[str, Any], params: list[Tensor], grads: list[dict[str, Tensor]]) -> None:
-        """Update parameters that the same streams reach for the same number of steps."""
-        lr, (beta1, beta2) = float(group["lr"]), group["betas"]
+    def _update(self, batch: Batch) -> None:
+        group, params, grads_of = batch
+        lr, (beta1, beta2) = float(group["lr"]), map(float, group["betas"])
         states = [self._init_state(p) for p in params]
-        for state, row in zip(states, grads, strict=True):
-            state["steps"] += 1
-            for name in row:
-                state[f"{name}_steps"] += 1
-        first_betas = self._momenta(group)
-        columns = {name: [row[name] for row in grads] for name in grads[0]}
+        for state in states:
+            for key in ("steps", *(f"{name}_steps" for name in grads_of)):
+                state[key] += 1
+        params = _real(params)
+        columns = {name: _real(grads) for name, grads in grads_of.items()}
         if group["maximize"]:
             columns = {name: list(torch._foreach_neg(column)) for name, column in columns.items()}
 
         total, *others = columns.values()
         for other in others:
             total = list(torch._foreach_add(total, other))
-        squares = [state["exp_avg_sq"] for state in states]
+        squares = _real([state["exp_avg_sq"] for state in states])
         torch._foreach_mul_(squares, beta2)
         torch._foreach_addcmul_(squares, total, total, 1 - beta2)
         roots = torch._foreach_sqrt(squares)
@@ -153,7 +145,12 @@ class DOTAdamW(TaskAndDistill):
 
         torch._foreach_mul_(params, 1 - lr * group["weight_decay"])
         for name, column in columns.items():
-            beta = first_betas[name] if others else beta1
-            means = [state[f"{name}_exp_avg"] for state in states]
+            beta = self.momenta(group)[name] if others else beta1
+            means = _real([state[f"{name}_exp_avg"] for state in states])
             torch._foreach_lerp_(means, column, 1 - beta)
             torch._foreach_addcdiv_(params, means, roots, -lr / (1 - beta ** states[0][f"{name}_steps"]))
+
+
+def _real(tensors: list[Tensor]) -> list[Tensor]:
+    """Return complex tensors as views of their real and imaginary parts, others as they are."""
+    return [torch.view_as_real(t) if t.is_complex() else t for t in tensors]

@@ -8,7 +8,7 @@ import torch.distributed as dist
 from torch import nn
 
 from dotkd.optim import DOT, DOTAdamW, MultiMomentumSGD, matched_gains
-from dotkd.optim.checks import nearest
+from dotkd.optim._checks import nearest
 
 NAN, INF = math.nan, math.inf
 
@@ -279,16 +279,6 @@ def one_process():
     dist.destroy_process_group()
 
 
-@pytest.mark.parametrize("make", [dot, multi, DOTAdamW])
-def test_a_process_group_is_for_plain_parameters(make):
-    param = weight()
-    param.device_mesh = "as a DTensor has one"
-    text = r"process_group is for plain parameters, got a Parameter of shape \(2,\): FSDP averages"
-    with pytest.raises(ValueError, match=text):
-        make([param], process_group=object())
-    make([param])  # and fine without
-
-
 def test_captures_with_a_scaler_and_processes_want_synchronize(one_process):
     param = weight()
     opt, scaler = dot([param], process_group=one_process), torch.amp.GradScaler("cpu", init_scale=8.0)
@@ -330,3 +320,19 @@ def test_a_group_copied_after_one_cycle_is_accepted() -> None:
     torch.optim.lr_scheduler.OneCycleLR(opt, max_lr=0.2, total_steps=5, max_momentum=0.9)
     opt.add_param_group({**opt.param_groups[0], "params": [torch.nn.Parameter(torch.zeros(1))]})
     assert opt.param_groups[1]["max_momentum"] == 0.9
+
+
+@pytest.mark.parametrize("bad", [float("nan"), -0.1])
+def test_a_bad_learning_rate_from_a_schedule_is_seen_at_the_step(bad):
+    param = weight()
+    opt = dot([param])
+    opt.backward(task=param.sum(), distill=param.sum())
+    opt.param_groups[0]["lr"] = bad
+    with pytest.raises(ValueError, match="lr must be a finite number >= 0"):
+        opt.step()
+    assert param.tolist() == [1.0] * 2
+
+
+def test_notes_in_a_group_that_contain_a_known_key_are_no_slip():
+    opt = DOT([{"params": [nn.Parameter(torch.ones(1))], "no_weight_decay": True}], lr=0.1)
+    assert opt.param_groups[0]["no_weight_decay"] is True

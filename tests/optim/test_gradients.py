@@ -1,85 +1,21 @@
-"""How gradients come in: kept apart, accumulated, never edited in the user's hands, refused in words."""
+"""How gradients are kept: apart, accumulated, never edited in the user's hands, dropped in time."""
 
 import copy
-import math
 
 import pytest
 import torch
 from torch import nn
-from torch.nn import functional
-from torch.utils.checkpoint import checkpoint
+from torch.amp import GradScaler
 
 from dotkd.optim import DOT, DOTAdamW, MultiMomentumSGD, ReferenceDOT
 
-OPTIONS = {"lr": 0.05, "momentum": 0.9, "delta": 0.075, "weight_decay": 0.01}
-
-
-class Student(nn.Module):
-    """``body``: both losses reach it. ``head``: the task alone. ``project``: distillation alone."""
-
-    def __init__(self):
-        super().__init__()
-        self.body, self.head, self.project = nn.Linear(5, 4), nn.Linear(4, 3), nn.Linear(4, 2)
-
-    def forward(self, images):
-        hidden = torch.tanh(self.body(images))
-        return self.head(hidden), self.project(hidden)
+from .common import OPTIONS, Student, batches, bits, equal, feed, losses, pairs, reference, same
 
 
 @pytest.fixture
 def student():
     torch.manual_seed(0)
     return Student().double()
-
-
-def batches(count, size=6):
-    generator = torch.Generator().manual_seed(1)
-    return [
-        (
-            torch.randn(size, 5, generator=generator, dtype=torch.float64),
-            torch.randint(3, (size,), generator=generator),
-            torch.randn(size, 2, generator=generator, dtype=torch.float64),
-        )
-        for _ in range(count)
-    ]
-
-
-def losses(student, batch):
-    images, labels, target = batch
-    logits, features = student(images)
-    return functional.cross_entropy(logits, labels), functional.mse_loss(features, target)
-
-
-def pairs(student, batch):
-    """Return both gradients of every parameter by autograd.grad, which touches no .grad."""
-    params = list(student.parameters())
-    task, distill = losses(student, batch)
-    return (
-        torch.autograd.grad(task, params, retain_graph=True, allow_unused=True),
-        torch.autograd.grad(distill, params, allow_unused=True),
-    )
-
-
-def reference(student, steps, **options):
-    """Return a copy of the student after the paper's update on each batch."""
-    student = copy.deepcopy(student)
-    dot = ReferenceDOT(list(student.parameters()), **{**OPTIONS, **options})
-    for batch in steps:
-        dot.step(*pairs(student, batch))
-    return student
-
-
-def same(left, right, tolerance=1e-12):
-    for (name, a), b in zip(left.named_parameters(), right.parameters(), strict=True):
-        assert torch.allclose(a, b, rtol=tolerance, atol=tolerance), name
-
-
-def bits(tensors):
-    return [tensor.detach().clone() for tensor in tensors]
-
-
-def equal(left, right):
-    return all(torch.equal(a, b) for a, b in zip(left, right, strict=True))
 
 
 # -------------------------------------------------------------------- apart
@@ -131,19 +67,6 @@ def test_trajectory_is_the_papers(student, path):
     same(student, want)
 
 
-def feed(opt, path, micro_losses, scaler=None):
-    scale = (lambda loss: loss) if scaler is None else scaler.scale
-    for i, (task, distill) in enumerate(micro_losses):
-        if path == "backward":
-            opt.backward(task=task, distill=distill, scaler=scaler)
-            continue
-        if i:
-            opt.capture_task()
-        scale(distill).backward(retain_graph=True)
-        opt.capture_distill(scaler=scaler)
-        scale(task).backward()
-
-
 @pytest.mark.parametrize("parts", [2, 4])
 @pytest.mark.parametrize("path", ["backward", "capture"])
 def test_micro_batches_are_one_big_batch(student, path, parts):
@@ -164,7 +87,8 @@ def test_capture_task_after_the_last_micro_batch_is_as_good(student):
     opt = DOT(student.parameters(), **OPTIONS)
     feed(opt, "capture", [losses(student, batch)])
     opt.capture_task()
-    assert all(param.grad is None for param in student.parameters())
+    # At most a marker is left in .grad, which is no gradient.
+    assert not any(param.grad is not None and param.grad.any() for param in student.parameters())
     opt.step()
     same(student, want)
 
@@ -554,110 +478,6 @@ def test_a_second_step_on_the_same_gradients_raises(student):
         opt.step()
 
 
-# -------------------------------------------------------------------- clipping
-
-
-def norm_of(grads):
-    return math.sqrt(sum(float(g.square().sum()) for g in grads if g is not None))
-
-
-@pytest.mark.parametrize("max_norm", [0.1, 1e6])
-def test_joint_clipping_is_one_factor_from_the_norm_of_the_sum(student, max_norm):
-    opt = DOT(student.parameters(), **OPTIONS)
-    (batch,) = batches(1)
-    tasks, distills = pairs(student, batch)
-    total = [b if a is None else a if b is None else a + b for a, b in zip(tasks, distills, strict=True)]
-    feed(opt, "backward", [losses(student, batch)])
-    norms = opt.clip_grad_norm_(max_norm)
-    assert set(norms) == {"joint"}
-    assert norms["joint"].item() == pytest.approx(norm_of(total), rel=1e-12)
-    factor = min(1.0, max_norm / (norm_of(total) + 1e-6))
-    assert factor == (1.0 if max_norm > 1 else pytest.approx(max_norm / norm_of(total), rel=1e-3))
-    for (_, *got), *want in zip(opt.gradients(), tasks, distills, strict=True):
-        for one, other in zip(got, want, strict=True):
-            assert other is None if one is None else torch.allclose(one, factor * other, rtol=1e-12)
-
-
-def test_clipping_each_looks_at_each_norm(student):
-    opt = DOT(student.parameters(), **OPTIONS)
-    (batch,) = batches(1)
-    both = dict(zip(("task", "distill"), pairs(student, batch), strict=True))
-    smaller, larger = sorted(both, key=lambda name: norm_of(both[name]))
-    max_norm = (norm_of(both[smaller]) + norm_of(both[larger])) / 2
-    feed(opt, "backward", [losses(student, batch)])
-    norms = opt.clip_grad_norm_(max_norm, "each")
-    assert {name: norm.item() for name, norm in norms.items()} == pytest.approx(
-        {name: norm_of(grads) for name, grads in both.items()}, rel=1e-12
-    )
-    columns = dict(zip(("task", "distill"), list(zip(*opt.gradients(), strict=True))[1:], strict=True))
-    assert norm_of(columns[smaller]) == norm_of(both[smaller])
-    assert norm_of(columns[larger]) == pytest.approx(max_norm, rel=1e-4)
-
-
-def test_joint_clipping_with_delta_0_is_sgd_with_clipping(student):
-    twin = copy.deepcopy(student)
-    opt = DOT(student.parameters(), lr=0.05, delta=0.0)
-    sgd = torch.optim.SGD(twin.parameters(), lr=0.05, momentum=0.9)
-    for batch in batches(4):
-        feed(opt, "backward", [losses(student, batch)])
-        norm = opt.clip_grad_norm_(0.2)["joint"]
-        opt.step()
-        opt.zero_grad()
-        sum(losses(twin, batch)).backward()
-        assert norm > 0.2
-        assert torch.allclose(norm, nn.utils.clip_grad_norm_(twin.parameters(), 0.2), rtol=1e-10)
-        sgd.step()
-        sgd.zero_grad()
-    same(student, twin, 1e-10)
-
-
-def test_clipping_by_the_largest_number(student):
-    opt = DOT(student.parameters(), **OPTIONS)
-    feed(opt, "backward", [losses(student, batches(1)[0])])
-    largest = max(g.abs().max().item() for _, g, _ in opt.gradients() if g is not None)
-    assert opt.clip_grad_norm_(1.0, "each", norm_type=math.inf)["task"].item() == largest
-
-
-def test_clipping_nothing_is_norm_zero(student):
-    opt = DOT(student.parameters(), **OPTIONS)
-    assert opt.clip_grad_norm_(1.0)["joint"].item() == 0.0
-    assert all(row[1:] == (None, None) for row in opt.gradients())
-
-
-def test_clipping_after_captures_with_the_last_one_parked(student):
-    (batch,) = batches(1)
-    opt = DOT(student.parameters(), **OPTIONS)
-    feed(opt, "capture", [losses(student, batch)])
-    opt.capture_task()
-    assert opt.clip_grad_norm_(1e9, "each")["task"].item() == pytest.approx(norm_of(pairs(student, batch)[0]))
-
-
-def test_error_if_nonfinite(student):
-    opt = DOT(student.parameters(), **OPTIONS)
-    task, distill = losses(student, batches(1)[0])
-    opt.backward(task=task, distill=distill * math.inf)
-    held = bits(g for _, g, _ in opt.gradients() if g is not None)
-    with pytest.raises(RuntimeError, match="non-finite"):
-        opt.clip_grad_norm_(1.0, error_if_nonfinite=True)
-    assert equal([g for _, g, _ in opt.gradients() if g is not None], held)
-
-
-@pytest.mark.parametrize(
-    ("max_norm", "mode", "text"),
-    [
-        (1.0, "joined", r"mode must be 'joint' or 'each', got 'joined'; did you mean 'joint'\?"),
-        (1.0, "all", r"mode must be 'joint' or 'each', got 'all'$"),
-        (-1.0, "joint", r"max_norm must be a finite number >= 0, got -1\.0"),
-        (math.nan, "each", r"max_norm must be a finite number >= 0, got nan"),
-    ],
-)
-def test_bad_clipping(student, max_norm, mode, text):
-    opt = DOT(student.parameters(), **OPTIONS)
-    feed(opt, "backward", [losses(student, batches(1)[0])])
-    with pytest.raises(ValueError, match=text):
-        opt.clip_grad_norm_(max_norm, mode)
-
-
 # -------------------------------------------------------------------- what cannot be a loss
 
 
@@ -739,125 +559,159 @@ def test_sparse_gradients_raise():
         opt.capture_distill()
 
 
-# -------------------------------------------------------------------- everything else that a loop does
+# ------------------------------------------------------------ skipped steps, failed passes, late parameters
 
 
-def test_activation_checkpointing(student):
-    steps = batches(3)
-    want = reference(student, steps)
-    opt = DOT(student.parameters(), **OPTIONS)
-    body = nn.Sequential(student.body, nn.Tanh())
-    calls = []
-    student.body.register_forward_hook(lambda *_: calls.append(1))
-    for images, labels, target in steps:
-        hidden = checkpoint(body, images, use_reentrant=False)
-        opt.backward(
-            task=functional.cross_entropy(student.head(hidden), labels),
-            distill=functional.mse_loss(student.project(hidden), target),
-        )
+def two_weights():
+    weights = [nn.Parameter(torch.ones(3)), nn.Parameter(torch.full((2,), 2.0))]
+    return weights, DOT(weights, lr=0.1)
+
+
+def both_losses(weights, task=2.0, distill=3.0):
+    return {"task": task * sum(w.sum() for w in weights), "distill": distill * sum(w.sum() for w in weights)}
+
+
+def seen(opt):
+    return [
+        tuple(None if g is None else g.unique().tolist() for g in row[1:]) for row in list(opt.gradients())
+    ]
+
+
+@pytest.mark.parametrize("scaled", [False, True])
+@pytest.mark.parametrize("to_none", [False, True])
+def test_a_skipped_step_and_model_zero_grad_drop_the_distillation_set(to_none, scaled):
+    weights, opt = two_weights()
+    scaler = GradScaler("cpu", init_scale=4.0) if scaled else None
+    opt.backward(**both_losses(weights, distill=100.0), scaler=scaler)
+    nn.ParameterList(weights).zero_grad(set_to_none=to_none)
+    opt.backward(**both_losses(weights), scaler=scaler)
+    assert seen(opt) == [([8.0 if scaled else 2.0], [3.0])] * 2
+
+
+def test_an_overflow_is_forgotten_with_the_gradients_that_had_it():
+    weights, opt = two_weights()
+    scaler = GradScaler("cpu", init_scale=2.0)
+    opt.backward(**both_losses(weights, distill=float("inf")), scaler=scaler)
+    scaler.step(opt)
+    scaler.update()
+    nn.ParameterList(weights).zero_grad(set_to_none=False)
+    opt.backward(**both_losses(weights), scaler=scaler)
+    scaler.step(opt)
+    assert weights[0].tolist() == pytest.approx([0.5] * 3)
+
+
+def test_model_zero_grad_to_zeros_after_a_step_is_enough_and_leaves_no_gradient_behind():
+    weights, opt = two_weights()
+    for _ in range(2):
+        opt.backward(**both_losses(weights))
         opt.step()
-        opt.zero_grad()
-    same(student, want)
-    assert len(calls) > len(steps)  # the forward pass was really run again
+        nn.ParameterList(weights).zero_grad(set_to_none=False)
+    opt.backward(task=None, distill=both_losses(weights)["distill"])
+    assert seen(opt) == [(None, [3.0])] * 2
 
 
-def test_a_closure(student):
-    steps = batches(3)
-    want = reference(student, steps)
-    opt = DOT(student.parameters(), **OPTIONS)
-    seen = []
-    for batch in steps:
+@pytest.mark.parametrize("fails", ["task", "distill"])
+@pytest.mark.parametrize("scaled", [False, True])
+def test_a_failed_pass_leaves_everything_as_it_was(fails, scaled):
+    class Fails(torch.autograd.Function):
+        @staticmethod
+        def forward(_ctx, x):
+            return x.clone()
 
-        def closure(batch=batch):
-            opt.zero_grad()
-            task, distill = losses(student, batch)
-            opt.backward(task=task, distill=distill)
-            seen.append(float(task.detach()))
-            return seen[-1]
+        @staticmethod
+        def backward(_ctx, _grad):
+            raise MemoryError("no room for this batch")
 
-        assert opt.step(closure) == seen[-1]
-    assert len(seen) == 3
-    same(student, want)
-
-
-def test_step_hooks(student):
-    opt = DOT(student.parameters(), **OPTIONS)
-    seen = []
-    opt.register_step_pre_hook(lambda o, *_: seen.append(("pre", o is opt, student.body.bias[0].item())))
-    opt.register_step_post_hook(lambda o, *_: seen.append(("post", o is opt, student.body.bias[0].item())))
-    before = student.body.bias[0].item()
-    feed(opt, "backward", [losses(student, batches(1)[0])])
-    opt.step()
-    after = student.body.bias[0].item()
-    assert before != after
-    assert seen == [("pre", True, before), ("post", True, after)]
+    weights, opt = two_weights()
+    scaler = GradScaler("cpu", init_scale=4.0) if scaled else None
+    opt.backward(**both_losses(weights), scaler=scaler)
+    before = seen(opt)
+    worse = both_losses(weights)
+    worse[fails] = worse[fails] + Fails.apply(weights[0]).sum()
+    with pytest.raises(MemoryError, match="no room"):
+        opt.backward(**worse, scaler=scaler)
+    assert seen(opt) == before
+    opt.backward(**both_losses(weights), scaler=scaler)
+    assert seen(opt) == [([4.0 * (4 if scaled else 1)], [6.0])] * 2
 
 
-class Failing(torch.autograd.Function):
-    @staticmethod
-    def forward(_, value):
-        return value.clone()
+def test_a_failed_first_call_leaves_nothing():
+    weights, opt = two_weights()
+    freed = weights[0].square().sum()
+    freed.backward()
+    weights[0].grad = None
+    with pytest.raises(RuntimeError, match="backward through the graph a second time"):
+        opt.backward(task=freed, distill=both_losses(weights)["distill"])
+    assert all(w.grad is None for w in weights)
+    assert seen(opt) == [(None, None)] * 2
 
-    @staticmethod
-    def backward(*_):
-        raise MemoryError("out of it")
 
-
-@pytest.mark.parametrize("where", ["task", "distill"])
-@pytest.mark.parametrize("again", [False, True])
-def test_after_an_exception_in_backward_zero_grad_recovers(student, where, again):
-    first, second = batches(2)
-    want = reference(student, [second])
-    opt = DOT(student.parameters(), **OPTIONS)
-    if again:
-        feed(opt, "backward", [losses(student, first)])
-    both = dict(zip(("task", "distill"), losses(student, first), strict=True))
-    both[where] = Failing.apply(both[where])
-    with pytest.raises(MemoryError):
-        opt.backward(**both)
+def test_a_replaced_gradient_between_micro_batches_is_refused():
+    weights, opt = two_weights()
+    scaler = GradScaler("cpu", init_scale=4.0)
+    opt.backward(**both_losses(weights), scaler=scaler)
+    for weight in weights:
+        weight.grad = weight.grad * 0.5
+    with pytest.raises(RuntimeError, match=r"\.grad was edited or replaced.*opt\.zero_grad\(\)"):
+        opt.backward(**both_losses(weights), scaler=scaler)
     opt.zero_grad()
-    assert all(row[1:] == (None, None) for row in opt.gradients())
-    feed(opt, "backward", [losses(student, second)])
+    opt.backward(**both_losses(weights), scaler=scaler)
+    assert seen(opt) == [([8.0], [3.0])] * 2
+
+
+def test_reading_the_gradients_between_micro_batches_changes_nothing():
+    weights, opt = two_weights()
+    for _ in range(2):
+        for name, park in (("distill", opt.capture_distill), ("task", opt.capture_task)):
+            both_losses(weights)[name].backward()
+            park()
+            list(opt.gradients())
+    assert seen(opt) == [([4.0], [6.0])] * 2
     opt.step()
-    same(student, want)
+    assert weights[0].tolist() == pytest.approx([0.0] * 3, abs=1e-6)
 
 
-def test_a_closure_that_raises_changes_nothing(student):
-    opt = DOT(student.parameters(), **OPTIONS)
-    feed(opt, "backward", [losses(student, batches(1)[0])])
-    before = bits(student.parameters())
-
-    def closure():
-        raise MemoryError
-
-    with pytest.raises(MemoryError):
-        opt.step(closure)
-    assert equal(student.parameters(), before)
-    assert torch.is_grad_enabled()
+def test_clipping_between_micro_batches_and_a_forgotten_capture_task_is_an_error():
+    weights, opt = two_weights()
+    both_losses(weights)["distill"].backward()
+    opt.capture_distill()
+    both_losses(weights)["task"].backward()
+    opt.capture_task()
+    opt.clip_grad_norm_(1e6)
+    both_losses(weights)["distill"].backward()
+    with pytest.raises(RuntimeError, match="call capture_task"):
+        opt.capture_distill()
 
 
-def test_an_invalid_group_stops_the_step_before_any_group_moved(student):
-    opt = DOT([{"params": student.body.parameters()}, {"params": student.head.parameters()}], **OPTIONS)
-    (batch,) = batches(1)
-    feed(opt, "backward", [losses(student, batch)])
-    opt.param_groups[1]["momentum"] = 0.95
-    before = bits(student.parameters())
-    with pytest.raises(ValueError, match=r"momentum=0\.95 and delta=0\.075"):
-        opt.step()
-    assert equal(student.parameters(), before)
-    assert not opt.state
-    opt.param_groups[1]["momentum"] = 0.9
-    opt.step()  # the gradients are still there
-    assert not equal(student.parameters(), before)
+def test_clipping_scaled_gradients_that_are_parked_is_an_error():
+    weights, opt = two_weights()
+    scaler = GradScaler("cpu", init_scale=4.0)
+    scaler.scale(both_losses(weights)["distill"]).backward()
+    opt.capture_distill(scaler=scaler)
+    scaler.scale(both_losses(weights)["task"]).backward()
+    opt.capture_task()
+    with pytest.raises(RuntimeError, match="leave the last one in"):
+        opt.clip_grad_norm_(1.0)
 
 
-@pytest.mark.parametrize("groups", [1, 2])
-def test_a_kernel_that_does_not_exist_stops_the_step_before_any_parameter_moved(groups):
-    fine, odd = nn.Parameter(torch.ones(2)), nn.Parameter(torch.ones(2, dtype=torch.bfloat16))
-    opt = DOT([{"params": [fine]}, {"params": [odd]}] if groups == 2 else [fine, odd], lr=0.1, fused=True)
-    # Reached by other losses than the first one, so that they are updated in separate calls.
-    opt.backward(task=fine.sum(), distill=fine.sum() + odd.float().sum())
-    with pytest.raises(RuntimeError, match=r"fused=True cannot update a parameter of dtype torch\.bfloat16"):
-        opt.step()
-    assert fine.tolist() == [1.0, 1.0]
-    assert odd.tolist() == [1.0, 1.0]
+def test_parameters_added_between_backward_and_step_have_no_gradient_yet():
+    weights, opt = two_weights()
+    opt.backward(**both_losses(weights))
+    late = nn.Parameter(torch.ones(1))
+    opt.add_param_group({"params": [late]})
+    assert seen(opt) == [([2.0], [3.0])] * 2 + [(None, None)]
+    opt.clip_grad_norm_(1e6)
+    opt.backward(**both_losses([*weights, late]))
+    assert seen(opt) == [([4.0], [6.0])] * 2 + [([2.0], [3.0])]
+    opt.step()
+    assert late.item() == pytest.approx(0.5)
+
+
+def test_loading_a_state_remembers_which_zeros_are_no_gradient():
+    weights, opt = two_weights()
+    opt.backward(**both_losses(weights))
+    opt.step()
+    opt.zero_grad(set_to_none=False)
+    opt.load_state_dict(opt.state_dict())
+    opt.backward(task=None, distill=both_losses(weights)["distill"])
+    assert seen(opt) == [(None, [3.0])] * 2
