@@ -115,12 +115,10 @@ def show_quality(name: str, quality: "Quality", images: int) -> None:
 
 def show_summary(folder: Path) -> None:
     """Print the table of a comparison, what it says, and where the rest is."""
-    from dotkd.report import lead, read_extras, summarize
-    from dotkd.runs import find_runs
+    from dotkd.report import lead, read_comparison, summarize
 
-    runs = find_runs(folder)
-    extras = read_extras(folder, runs)
-    summary, said = summarize(runs, extras.sweep), lead(runs, extras)
+    comparison = read_comparison(folder)
+    summary, said = summarize(comparison), lead(comparison)
     table = Table(title="test accuracy after the last epoch")
     for column in ("arm", "seeds", "mean", "standard error", f"difference to {summary.baseline}"):
         table.add_column(column, justify="left" if column == "arm" else "right")
@@ -148,7 +146,7 @@ def _interval(low: float, high: float | None) -> str:
 
 
 def _points(share: float | None) -> str:
-    from dotkd.report.text import points
+    from dotkd.report.statistics import points
 
     return "-" if share is None else points(share)
 

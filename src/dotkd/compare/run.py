@@ -9,8 +9,8 @@ from dotkd.compare.sweep import Sweep, SweptArm, check_arms, refuse_strangers, s
 from dotkd.compare.tune import Tuning, check_tunable, tune
 from dotkd.errors import BadInput, RunFailed
 from dotkd.recipe import Recipe
-from dotkd.report import read_extras, summarize, write_report
-from dotkd.runs import RESULTS, SWEEP, find_runs, write_json
+from dotkd.report import read_comparison, summarize, write_report
+from dotkd.runs import RESULTS, SWEEP, write_json
 from dotkd.train.epoch import OnStep
 from dotkd.train.loop import OnEpoch, check_folder
 
@@ -120,7 +120,6 @@ def compare(
         raise RunFailed(f"all {len(planned)} runs failed, the first with {failures[0].reason}") from failures[
             0
         ].error
-    found = find_runs(folder)
-    write_json(folder / RESULTS, summarize(found, read_extras(folder, found).sweep).to_json())
+    write_json(folder / RESULTS, summarize(read_comparison(folder)).to_json())
     write_report(folder)
     return failures

@@ -13,9 +13,18 @@ from typing import Any, NamedTuple
 from dotkd.errors import BadInput
 from dotkd.recipe import Recipe, recipe_text
 from dotkd.recipe.load import make_recipe
-from dotkd.report.write import FIGURES, MARKDOWN, PAGE
-from dotkd.report.write import FOLDER as TABLES
-from dotkd.runs import RESULTS, SWEEP, TEACHERS, TRIALS, TUNING, find_runs
+from dotkd.runs import (
+    FIGURES,
+    MARKDOWN,
+    PAGE,
+    RESULTS,
+    SWEEP,
+    TABLES,
+    TEACHERS,
+    TRIALS,
+    TUNING,
+    find_runs,
+)
 from dotkd.train.teacher import check_recipe, teacher_recipe
 
 _TAKEN = (*TEACHERS, TRIALS, RESULTS, SWEEP, TUNING, PAGE, MARKDOWN, TABLES, FIGURES)

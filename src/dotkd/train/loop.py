@@ -77,7 +77,7 @@ def _finished(folder: Path, teacher: Path | None) -> dict[str, Any]:
         raise BadInput(
             f"{folder} holds a finished run with another teacher than {teacher}: give another --output"
         )
-    return record.results
+    return record.results.model_dump()
 
 
 def check_folder(recipe: Recipe, folder: Path, *, resume: bool) -> None:
