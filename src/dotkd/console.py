@@ -146,7 +146,7 @@ def _interval(low: float, high: float | None) -> str:
 
 
 def _points(share: float | None) -> str:
-    from dotkd.report.statistics import points
+    from dotkd.report.tables import points
 
     return "-" if share is None else points(share)
 

@@ -16,7 +16,17 @@ from dotkd.analysis.tradeoff import Point, dominates, front_position, lower_coun
 from dotkd.errors import BadInput
 from dotkd.records import Attack, EpochGradients, Interpolation, LayerGradients
 from dotkd.report.read import Arms, Comparison, Series, is_distilled, losses_of
-from dotkd.report.statistics import Choice, Estimate, Runs, Summary, choose, estimate, measure, summarize
+from dotkd.report.statistics import (
+    Choice,
+    Estimate,
+    Runs,
+    Summary,
+    choose,
+    estimate,
+    measure,
+    over_seeds,
+    summarize,
+)
 from dotkd.runs import ANALYSIS, RunRecord
 
 Array = npt.NDArray[np.float64]
@@ -241,15 +251,11 @@ def part(run: RunRecord, path: str) -> Any:
     return found
 
 
-def over_analyses(runs: Runs, path: str, factor: float = 1.0) -> Estimate | None:
-    """Estimate a part of the analyses, times a factor; several numbers count by their largest."""
-    found = []
-    for run in runs:
-        value = part(run, path)
-        if isinstance(value, tuple):
-            value = max((number for number in value if number is not None), default=None)
-        found.append(None if value is None else factor * value)
-    return estimate(found)
+def _analysed(run: RunRecord, path: str, factor: float) -> float | None:
+    value = part(run, path)
+    if isinstance(value, tuple):
+        value = max((number for number in value if number is not None), default=None)
+    return None if value is None else factor * value
 
 
 @dataclass(frozen=True)
@@ -518,6 +524,20 @@ class Evidence:
         """The analysed runs, of the arms that have any."""
         found = {name: [run for run in runs if run.analysis] for name, runs in self.comparison.arms.items()}
         return {name: runs for name, runs in found.items() if runs}
+
+    @property
+    def analysed_runs(self) -> list[RunRecord]:
+        """The analysed runs of all arms."""
+        return [run for runs in self.analysed.values() for run in runs]
+
+    def metric(self, name: str) -> dict[str, Estimate | None]:
+        """Estimate a metric of the last epoch for each arm."""
+        return {arm: over_seeds(runs, name) for arm, runs in self.comparison.arms.items()}
+
+    def analysis(self, path: str, factor: float = 1.0) -> dict[str, Estimate | None]:
+        """Estimate a part of the analyses, times a factor, for each arm; a tuple counts by its maximum."""
+        values = {arm: [_analysed(run, path, factor) for run in runs] for arm, runs in self.analysed.items()}
+        return {arm: estimate(found) for arm, found in values.items()}
 
     @cached_property
     def lines(self) -> list[Lines]:

@@ -8,16 +8,8 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dotkd.records import MeasuredOn, Tuning
 from dotkd.report.evidence import Evidence, against_fronts, both_lower
 from dotkd.report.read import Comparison
-from dotkd.report.statistics import (
-    Difference,
-    Runs,
-    Summary,
-    estimate,
-    interval,
-    measure,
-    number,
-    points,
-)
+from dotkd.report.statistics import Difference, Runs, Summary, estimate, measure
+from dotkd.report.tables import interval, number, points
 
 
 def lead(comparison: Comparison) -> tuple[str, ...]:
@@ -243,7 +235,7 @@ def _quality(evidence: Evidence) -> Iterator[str]:
 
 def _measured_on(evidence: Evidence, parts: Sequence[str]) -> Iterator[str]:
     """State which images parts of the analyses were measured on, and warn where they differ between runs."""
-    analyses = [run.analysis for runs in evidence.analysed.values() for run in runs if run.analysis]
+    analyses = [run.analysis for run in evidence.analysed_runs if run.analysis]
     on: dict[str, dict[str, None]] = {}
     for part in parts:
         for one in analyses:

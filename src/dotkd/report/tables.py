@@ -6,6 +6,7 @@ unrounded numbers for the CSV file, both from the same estimate. Text is plain: 
 
 import csv
 import io
+import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -19,28 +20,22 @@ from dotkd.report.evidence import (
     attacks,
     corruptions,
     dominance,
-    over_analyses,
     part,
     strengths,
     weak_classes,
 )
 from dotkd.report.statistics import (
     BEST_TEST,
-    MINUS,
+    VALIDATION,
     Arm,
     Difference,
     Estimate,
     difference,
     estimate,
-    interval,
-    number,
-    over_seeds,
-    percent,
-    points,
 )
 
 Value = str | int | float | None
-DASH = "\N{EN DASH}"
+DASH, MINUS = "\N{EN DASH}", "\N{MINUS SIGN}"
 _FOLD_FROM = 13  # paired differences from which on the table is folded
 _WORST = 5  # classes in the table of the worst classes
 _MEANS = "Means over seeds ± standard error."
@@ -127,6 +122,50 @@ def trim(table: Table) -> Table | None:
     ]
     columns = tuple(table.columns[place] for place in kept)
     return replace(table, columns=columns, groups=tuple(group for group in groups if group.rows))
+
+
+# ---------------------------------------------------------------- numbers as text
+
+
+def points(fraction: float) -> str:
+    """Write a difference of accuracies in percentage points, with its sign even where it rounds to 0."""
+    sign = "+" if fraction > 0 else MINUS if fraction < 0 else ""
+    return f"{sign}{100 * abs(fraction):.2f}"
+
+
+def interval(difference: Difference) -> str:
+    """Write the interval of a difference; empty without one."""
+    if difference.low is None or difference.high is None:
+        return ""
+    return f"{points(difference.low)} to {points(difference.high)}"
+
+
+def percent(estimate: Estimate) -> str:
+    """Write an accuracy in percent, with its standard error if it has one."""
+    return f"{100 * estimate.mean:.2f}" + ("" if estimate.error is None else f" ± {100 * estimate.error:.2f}")
+
+
+def number(estimate: Estimate) -> str:
+    """Write an estimate, with its standard error if it has one, to as many digits as both need."""
+    error = estimate.error or 0.0
+    if error < 1e-9 * abs(estimate.mean):  # rounding of equal values
+        error = 0.0
+    digits = max(_decimals(estimate.mean) + 2, _decimals(error) if error else 0)
+    mean = f"{estimate.mean:.{digits}f}".replace("-", MINUS)
+    return mean if estimate.error is None else f"{mean} ± {error:.{digits}f}"
+
+
+def _decimals(value: float) -> int:
+    """Return the decimals that show the first digit of a number, at most 6."""
+    return min(6, max(0, -math.floor(math.log10(abs(value))))) if value else 0
+
+
+def large(count: float) -> str:
+    """Write a large count with three digits and a prefix, such as 41.3 M."""
+    for size, prefix in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if count >= size:
+            return f"{count / size:.3g} {prefix}"
+    return f"{count:.0f}"
 
 
 # ---------------------------------------------------------------- columns and cells
@@ -301,24 +340,29 @@ def _differences(evidence: Evidence) -> Table:
 # ---------------------------------------------------------------- losses
 
 
+def _metrics(evidence: Evidence, titles: Mapping[str, str]) -> list[Filled]:
+    """Return a column for each metric of the last epoch; shares are in percent."""
+    shares, found = (
+        (VALIDATION, "gradient_sign_disagreement"),
+        {name: evidence.metric(name) for name in titles},
+    )
+    return [
+        (_percents if name in shares else _numbers)(title, name, found[name])
+        for name, title in titles.items()
+    ]
+
+
 @table("losses", "losses")
 def _losses(evidence: Evidence) -> Table:
-    arms = evidence.summary.arms
-    filled = (
-        _percents("Validation accuracy", "validation_accuracy", {arm.name: arm.validation for arm in arms}),
-        _numbers("Task loss, train", "train_task_loss", {arm.name: arm.task_loss for arm in arms}),
-        _numbers("Task loss, validation", "validation_loss", {arm.name: arm.validation_loss for arm in arms}),
-        _numbers(
-            "Distillation loss, train", "train_distill_loss", {arm.name: arm.distill_loss for arm in arms}
-        ),
-        _numbers(
-            "Distillation loss, validation",
-            "validation_distill_loss",
-            {arm.name: arm.validation_distill_loss for arm in arms},
-        ),
-    )
+    titles = {
+        VALIDATION: "Validation accuracy",
+        "train_task_loss": "Task loss, train",
+        "validation_loss": "Task loss, validation",
+        "train_distill_loss": "Distillation loss, train",
+        "validation_distill_loss": "Distillation loss, validation",
+    }
     caption = f"Last epoch; raw losses, before any weight. {_MEANS}"
-    return Table("losses", "Losses", caption, *_by_arm(evidence, filled))
+    return Table("losses", "Losses", caption, *_by_arm(evidence, _metrics(evidence, titles)))
 
 
 @table("dominance", "losses")
@@ -381,28 +425,23 @@ def _tradeoff(evidence: Evidence) -> Table:
 
 # ---------------------------------------------------------------- gradients
 
-_GRADIENTS = {
-    "gradient_cosine": "Cosine between the gradients",
-    "gradient_norm_ratio": "Norm ratio, task to distillation",
-    "gradient_sign_disagreement": "Opposite signs",
-    "task_total_cosine": "Cosine, task and sum",
-    "distill_total_cosine": "Cosine, distillation and sum",
-    "task_update_cosine": "Cosine, task and last step",
-    "distill_update_cosine": "Cosine, distillation and last step",
-}
-
 
 @table("gradients", "gradients")
 def _gradients(evidence: Evidence) -> Table:
-    filled = []
-    for name, title in _GRADIENTS.items():
-        found = {arm: over_seeds(runs, name) for arm, runs in evidence.comparison.arms.items()}
-        filled.append((_percents if name == "gradient_sign_disagreement" else _numbers)(title, name, found))
+    titles = {
+        "gradient_cosine": "Cosine between the gradients",
+        "gradient_norm_ratio": "Norm ratio, task to distillation",
+        "gradient_sign_disagreement": "Opposite signs",
+        "task_total_cosine": "Cosine, task and sum",
+        "distill_total_cosine": "Cosine, distillation and sum",
+        "task_update_cosine": "Cosine, task and last step",
+        "distill_update_cosine": "Cosine, distillation and last step",
+    }
     caption = (
         "Probe batch after the last epoch; the cosines with the last step are those of the descent direction "
         f"of each loss, where that step ended. {_MEANS}"
     )
-    return Table("gradients", "Gradients", caption, *_by_arm(evidence, filled))
+    return Table("gradients", "Gradients", caption, *_by_arm(evidence, _metrics(evidence, titles)))
 
 
 @table("layers", "gradients")
@@ -424,14 +463,11 @@ def _layers(evidence: Evidence) -> Table:
 
 
 def _layer(arm: str, layers: Layers, place: int) -> Row:
-    name, middle = layers.names[place], (len(layers.epochs) - 1) // 2
-    cosines = layers.values["cosine"][:, place]
-    return (
-        Cell(name, (), (arm, name, place + 1)),
-        *(_number_cell(estimate(cosines[:, epoch].tolist())) for epoch in (0, middle, -1)),
-        _number_cell(estimate(layers.values["norm_ratio"][:, place, -1].tolist())),
-        _percent_cell(estimate(layers.values["sign_disagreement"][:, place, -1].tolist())),
-    )
+    name, last = layers.names[place], len(layers.epochs) - 1
+    found = [estimate(layers.values["cosine"][:, place, epoch]) for epoch in (0, last // 2, last)]
+    found.append(estimate(layers.values["norm_ratio"][:, place, last]))
+    opposite = estimate(layers.values["sign_disagreement"][:, place, last])
+    return (Cell(name, (), (arm, name, place + 1)), *map(_number_cell, found), _percent_cell(opposite))
 
 
 # ---------------------------------------------------------------- minima
@@ -439,12 +475,13 @@ def _layer(arm: str, layers: Layers, place: int) -> Row:
 
 @table("sharpness", "minima")
 def _sharpness(evidence: Evidence) -> Table | None:
-    analysed = evidence.analysed
+    if not evidence.analysed:
+        return None
     filled: list[Filled] = []
     for loss, title in (("task", "Task loss"), ("distill", "Distillation loss")):
         epsilon = f"{title}: \N{GREEK SMALL LETTER EPSILON}\N{NON-BREAKING HYPHEN}sharpness"
         eigenvalue, trace, error, rise = (
-            {arm: over_analyses(runs, f"sharpness.{loss}.{key}") for arm, runs in analysed.items()}
+            evidence.analysis(f"sharpness.{loss}.{key}")
             for key in ("eigenvalues", "trace", "trace_error", "epsilon_sharpness")
         )
         small = {arm: (f"each ± {one.mean:.3g}",) if one else () for arm, one in error.items()}
@@ -454,9 +491,7 @@ def _sharpness(evidence: Evidence) -> Table | None:
             (_number_column(f"{title}: trace", f"{loss}_trace"), traces),
             _numbers(epsilon, f"{loss}_epsilon_sharpness", rise),
         ]
-    every = [
-        one for runs in analysed.values() for run in runs for one in (part(run, "sharpness") or {}).values()
-    ]
+    every = [one for run in evidence.analysed_runs for one in (part(run, "sharpness") or {}).values()]
     sizes = {one.rho for one in every}
     size = sizes.pop() if len(sizes) == 1 else None
     within = "a small distance" if size is None else f"a Euclidean distance of {size:g} between parameters"
@@ -506,14 +541,12 @@ def _interpolation(evidence: Evidence) -> Table:
 
 
 @table("calibration", "quality")
-def _calibration(evidence: Evidence) -> Table:
+def _calibration(evidence: Evidence) -> Table | None:
+    if not evidence.analysed:
+        return None
     titles = {"ece": "Calibration error (ECE)", "nll": "Negative log-likelihood", "brier": "Brier score"}
-    analysed = evidence.analysed
-    filled = [
-        _numbers(title, key, {arm: over_analyses(runs, f"quality.{key}") for arm, runs in analysed.items()})
-        for key, title in titles.items()
-    ]
-    diagrams = [part(run, "quality.reliability") for runs in analysed.values() for run in runs]
+    filled = [_numbers(title, key, evidence.analysis(f"quality.{key}")) for key, title in titles.items()]
+    diagrams = [part(run, "quality.reliability") for run in evidence.analysed_runs]
     bins = {len(one.count) for one in diagrams if one is not None}
     sized = f"ECE with {bins.pop()} bins of equal width. " if len(bins) == 1 else ""
     caption = f"Lower is better. {sized}{_MEANS}"
@@ -521,19 +554,22 @@ def _calibration(evidence: Evidence) -> Table:
 
 
 @table("agreement", "quality")
-def _agreement(evidence: Evidence) -> Table:
+def _agreement(evidence: Evidence) -> Table | None:
+    if not evidence.analysed:
+        return None
     shares = {
         "top1": "Same class as the teacher",
         "student_right": "Student right where they differ",
         "teacher_right": "Teacher right where they differ",
         "neither": "Neither right where they differ",
     }
-    found = {
-        key: {arm: over_analyses(runs, f"quality.agreement.{key}") for arm, runs in evidence.analysed.items()}
-        for key in (*shares, "kl")
-    }
-    filled = [_percents(title, key, found[key]) for key, title in shares.items()]
-    filled.append(_numbers("KL(teacher, student)", "kl", found["kl"]))
+    filled = [
+        *(
+            _percents(title, key, evidence.analysis(f"quality.agreement.{key}"))
+            for key, title in shares.items()
+        ),
+        _numbers("KL(teacher, student)", "kl", evidence.analysis("quality.agreement.kl")),
+    ]
     caption = (
         f"Agreement with the teacher is not accuracy. The last shares are of the differing images. {_MEANS}"
     )
@@ -559,7 +595,9 @@ def _robustness(evidence: Evidence) -> Table | None:
 
 
 @table("worst_classes", "quality")
-def _worst_classes(evidence: Evidence) -> Table:
+def _worst_classes(evidence: Evidence) -> Table | None:
+    if not evidence.analysed:
+        return None
     found = {arm: weak_classes(runs, _WORST) for arm, runs in evidence.analysed.items()}
     counts = {
         arm: sum(bool(part(run, "quality.worst_classes")) for run in runs)
@@ -591,11 +629,9 @@ def _worst_classes(evidence: Evidence) -> Table:
 
 @table("cost", "cost")
 def _cost(evidence: Evidence) -> Table:
-    arms, analysed = evidence.summary.arms, evidence.analysed
-    parameters, flops, latency = (
-        {arm: over_analyses(runs, f"cost.{key}", factor) for arm, runs in analysed.items()}
-        for key, factor in (("parameters", 1.0), ("flops", 1.0), ("latency_seconds", 1000.0))
-    )
+    arms = evidence.summary.arms
+    parameters, flops = (evidence.analysis(f"cost.{key}") for key in ("parameters", "flops"))
+    latency = evidence.analysis("cost.latency_seconds", 1000.0)
     counts = {arm.name: _count(arm, parameters.get(arm.name)) for arm in arms}
     filled: tuple[Filled, ...] = (
         (
@@ -621,14 +657,6 @@ def _cost(evidence: Evidence) -> Table:
 
 def _count(arm: Arm, measured: Estimate | None) -> int:
     return arm.parameters if measured is None else round(measured.mean)
-
-
-def large(count: float) -> str:
-    """Write a large count with three digits and a prefix, such as 41.3 M."""
-    for size, prefix in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if count >= size:
-            return f"{count / size:.3g} {prefix}"
-    return f"{count:.0f}"
 
 
 # ---------------------------------------------------------------- tuning

@@ -6,8 +6,7 @@ from dataclasses import dataclass
 
 import matplotlib
 import numpy as np
-from matplotlib.cm import ScalarMappable
-from matplotlib.colors import BoundaryNorm, ListedColormap
+from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
@@ -18,7 +17,7 @@ from dotkd.report.figures.base import (
     Scene,
     arm_legend,
     band,
-    describe,
+    colour_scale,
     figure,
     is_wide,
     note,
@@ -90,7 +89,7 @@ def _landscape(scene: Scene, loss: str, title: str) -> Figure | None:
     edges = levels(values)
     colours = ListedColormap(matplotlib.colormaps["viridis"](np.linspace(0, 1, LEVELS)))
     reach = max(float(np.abs(one.steps).max()) for one in found.values())
-    made, every = panels(len(found), 4, SMALL)
+    made, every = panels(len(found), 4, (SMALL[0], 2.45))
     for axes, (arm, one) in zip(every, found.items(), strict=True):
         masked = np.ma.masked_invalid(one.grid.T)  # the first direction runs to the right
         areas = axes.contourf(one.steps, one.steps, masked, edges, colors=colours.colors)
@@ -107,12 +106,8 @@ def _landscape(scene: Scene, loss: str, title: str) -> Figure | None:
         axes.set_xticks(ticks, list(map(signed, ticks)))
         axes.set_yticks(ticks, list(map(signed, ticks)))
         axes.set_title(f"{short(scene.labels[arm])}\nseed {one.seed}", fontsize=8.5)
-        describe(axes, f"{scene.labels[arm]}, seed {one.seed}: {_centre_and_range(one.grid)}")
-    mappable = ScalarMappable(BoundaryNorm(edges.tolist(), LEVELS), colours)
-    scale = made.colorbar(
-        mappable, ax=every, location="bottom", aspect=40, shrink=0.8, spacing="uniform", label=title
-    )
-    scale.set_ticks(edges[::2].tolist(), labels=list(map(signed, edges[::2])))
+        axes.set_label(f"{scene.labels[arm]}, seed {one.seed}: {_centre_and_range(one.grid)}")
+    colour_scale(made, every, edges.tolist(), colours, title)
     note(made, scene.remarks())
     return made
 
@@ -173,7 +168,7 @@ def _spectrum(scene: Scene) -> Figure | None:
         axes.yaxis.set_minor_formatter(NullFormatter())
         axes.set(xlabel="Eigenvalue", ylabel="Density (log scale)", title=title)
         ends = ", ".join(f"{arm} from {one.min():.3g} to {one.max():.3g}" for arm, (one, _) in found.items())
-        describe(axes, f"{title}, outermost eigenvalues found: {ends}.")
+        axes.set_label(f"{title}, outermost eigenvalues found: {ends}.")
     arm_legend(scene, made, [arm for arm in scene.arms if any(arm in found for found in shown.values())])
     note(made, scene.remarks("Lines are means over seeds."))
     return made
@@ -246,7 +241,7 @@ def _interpolation(scene: Scene) -> Figure | None:
         set_title(axes, title, shown if name != "accuracy" else ())
         axes.set_xlabel("Place on the line")
         first, _, rest = title.partition("\n")
-        describe(axes, f"{first} {rest}: {', '.join(said)}.")
+        axes.set_label(f"{first} {rest}: {', '.join(said)}.")
     arm_legend(scene, made, list(dict.fromkeys(line.arm for _, _, found in plans for line in found)))
     note(
         made,
@@ -286,10 +281,10 @@ def _reliability(scene: Scene) -> Figure | None:
     diagram.set(
         xlabel="Confidence (%)", ylabel="Accuracy (%)", title="Reliability", xlim=(0, 102), ylim=(0, 102)
     )
-    describe(diagram, f"Accuracy by confidence, in the highest bin: {', '.join(right)}.")
+    diagram.set_label(f"Accuracy by confidence, in the highest bin: {', '.join(right)}.")
     shares.set(xlabel="Confidence (%)", ylabel="Images (%)", title="Share of images", xlim=(0, 102))
     shares.set_ylim(bottom=0)
-    describe(shares, f"Share of images by confidence, in the highest bin: {', '.join(most)}.")
+    shares.set_label(f"Share of images by confidence, in the highest bin: {', '.join(most)}.")
     arm_legend(scene, made, list(found))
     note(made, scene.remarks())
     return made
@@ -321,7 +316,7 @@ def _robustness(scene: Scene) -> Figure | None:
         title = kind.replace("_", " ").capitalize()
         axes.set(title=title, xlabel="Strength", ylabel="Accuracy (%)")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        describe(axes, f"Accuracy under {title.lower()} at the highest strength: {', '.join(said)}.")
+        axes.set_label(f"Accuracy under {title.lower()} at the highest strength: {', '.join(said)}.")
     arm_legend(scene, made, list(drawn))
     note(made, scene.remarks("Lines are means over seeds; bands reach from the lowest to the highest seed."))
     return made

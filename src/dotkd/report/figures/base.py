@@ -1,7 +1,8 @@
 """What all figures share: the register, the look of each arm, axes and legends, and the SVG.
 
-Ink is ``currentColor`` on a transparent ground, so a figure takes the colours of a light or dark page; as a
-file of its own it is dark on white. Text stays text.
+The label of an axes describes its panel for readers who cannot see it. Ink is ``currentColor`` on a
+transparent ground, so a figure takes the colours of a light or dark page; as a file of its own it is dark on
+white. Text stays text.
 """
 
 import io
@@ -17,6 +18,8 @@ from typing import Any
 
 import matplotlib
 from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import BoundaryNorm, ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
@@ -148,11 +151,6 @@ def note(figure: Figure, *sentences: str) -> None:
     figure.set_label(" ".join(filter(None, [str(figure.get_label()), *sentences])))
 
 
-def describe(axes: Axes, text: str) -> None:
-    """Describe a panel for readers who cannot see it."""
-    axes.set_label(text)
-
-
 def _to_svg(figure: Figure, key: str, description: str) -> str:
     """Write a figure as one SVG element; ids begin with the key, so that figures can share a page."""
     stream = io.StringIO()
@@ -221,14 +219,15 @@ def short(name: str, lines: int = 2, width: int = 24) -> str:
 # ---------------------------------------------------------------- axes
 
 
-def panels(
-    count: int, columns: int = 2, size: tuple[float, float] = PANEL, **options: Any
-) -> tuple[Figure, list[Axes]]:
+def panels(count: int, columns: int = 2, size: tuple[float, float] = PANEL) -> tuple[Figure, list[Axes]]:
     """Make a figure with some panels in rows; the size is that of a panel, in inches."""
     columns = min(columns, count)
     rows = -(-count // columns)
     figure = Figure(figsize=(columns * size[0], rows * size[1]), layout="constrained")
-    every = list(figure.subplots(rows, columns, squeeze=False, **options).flat)
+    engine = figure.get_layout_engine()
+    assert engine is not None
+    engine.set(hspace=0.06)
+    every = list(figure.subplots(rows, columns, squeeze=False).flat)
     for spare in every[count:]:
         spare.remove()
     return figure, every[:count]
@@ -260,6 +259,16 @@ def set_title(axes: Axes, title: str, shown: Sequence[float] = ()) -> None:
 def band(axes: Axes, x: Any, low: Any, high: Any, look: Look) -> None:
     """Fill the area from the lowest to the highest seed."""
     axes.fill_between(x, low, high, color=look["color"], alpha=0.18, linewidth=0)
+
+
+def colour_scale(
+    figure: Figure, panels: Sequence[Axes], edges: Sequence[float], colours: ListedColormap, label: str
+) -> None:
+    """Set one scale of colours below all panels, and make room for it."""
+    figure.set_figheight(figure.get_figheight() + 0.65)
+    shown = ScalarMappable(BoundaryNorm(edges, len(edges) - 1), colours)
+    scale = figure.colorbar(shown, ax=panels, location="bottom", aspect=40, shrink=0.7, label=label)
+    scale.set_ticks(list(edges[::2]), labels=list(map(signed, edges[::2])))
 
 
 def signed(value: float) -> str:

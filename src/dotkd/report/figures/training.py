@@ -8,7 +8,6 @@ from itertools import pairwise
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.cm import ScalarMappable
 from matplotlib.colors import BoundaryNorm, ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
@@ -22,7 +21,7 @@ from dotkd.report.figures.base import (
     Scene,
     arm_legend,
     band,
-    describe,
+    colour_scale,
     figure,
     is_wide,
     legend,
@@ -31,7 +30,6 @@ from dotkd.report.figures.base import (
     panels,
     set_title,
     short,
-    signed,
 )
 from dotkd.report.read import Series
 from dotkd.report.statistics import TEST, VALIDATION, Estimate, Runs, measure, over_seeds
@@ -91,7 +89,7 @@ def _accuracy(scene: Scene) -> Figure:
     axes.xaxis.set_major_locator(MaxNLocator(6))
     legend(made, looks)
     means = ", ".join(f"{arm.name} {100 * arm.test.mean:.2f} %" for arm in arms)
-    describe(axes, f"Means: {means}.")
+    axes.set_label(f"Means: {means}.")
     return made
 
 
@@ -147,7 +145,7 @@ def _sweep(scene: Scene) -> Figure | None:
                 said.append(f"{name} {factor * found[name].mean:.3g}")
         set_title(axes, title, [factor * one.mean for one in found.values()])
         _swept_values(axes, comparison.series)
-        describe(axes, f"{title} by swept value: {', '.join(filter(None, said))}.")
+        axes.set_label(f"{title} by swept value: {', '.join(filter(None, said))}.")
     # An unswept arm may have the name of a base: the legend keeps the two apart.
     legend(made, looks | {f"{name}, not swept" if name in looks else name: unswept[name] for name in unswept})
     note(made, f"Swept: {' and '.join(comparison.series[0].keys)}.")
@@ -285,7 +283,7 @@ def _draw_paths(
         axes.plot(*zip(*path, strict=True), **look | {"marker": "", "linewidth": 1.2})
         axes.plot(*path[-1], look["marker"], color=look["color"], markersize=6)
     _finish_plane(axes, title, [point for path in paths.values() for point in path])
-    describe(axes, _said(title, plane, paths))
+    axes.set_label(_said(title, plane, paths))
 
 
 def _draw_ends(axes: Axes, scene: Scene, plane: Plane, title: str) -> None:
@@ -318,7 +316,7 @@ def _draw_ends(axes: Axes, scene: Scene, plane: Plane, title: str) -> None:
     _finish_plane(
         axes, title, [*means.values(), *(at for ends in plane.ends.values() for at in ends.values())]
     )
-    describe(axes, _said(title, plane, plane.ends))
+    axes.set_label(_said(title, plane, plane.ends))
 
 
 def _mean(points: Sequence[Point]) -> Point:
@@ -374,8 +372,10 @@ def _curve(runs: Runs, column: str) -> _Curve | None:
     if not known.any():
         return None
     table = table[:, known]
-    mean: Array = np.nanmean(table, axis=0, dtype=np.float64)
-    return _Curve(1.0 + np.flatnonzero(known), mean, np.nanmin(table, axis=0), np.nanmax(table, axis=0))
+    mean = np.nanmean(table, axis=0).astype(np.float64)
+    return _Curve(
+        np.arange(1.0, len(known) + 1)[known], mean, np.nanmin(table, axis=0), np.nanmax(table, axis=0)
+    )
 
 
 def _curves(scene: Scene, titles: Mapping[str, tuple[str, float | None]]) -> Figure | None:
@@ -405,7 +405,7 @@ def _curves(scene: Scene, titles: Mapping[str, tuple[str, float | None]]) -> Fig
             axes.set_xticks([curve.epochs[0] for curve in curves.values()])
         set_title(axes, title, np.concatenate([curve.mean for curve in curves.values()]).tolist())
         ends = ", ".join(f"{arm} ends at {curve.mean[-1]:.3g}" for arm, curve in curves.items())
-        describe(axes, f"{title} by epoch: {ends}.")
+        axes.set_label(f"{title} by epoch: {ends}.")
     arm_legend(scene, made, [arm for arm in scene.arms if any(arm in found for found in shown.values())])
     note(made, scene.remarks(_LINES))
     if any(column.startswith("train_") for column in shown):
@@ -468,9 +468,9 @@ def _layers(scene: Scene) -> Figure | None:
     found = {arm: one for arm, one in layers.items() if np.isfinite(one.mean("cosine")).any()}
     if not found:
         return None
-    edges = np.linspace(-1, 1, 11)
+    edges = np.linspace(-1, 1, 11).tolist()
     colours = ListedColormap(matplotlib.colormaps["PuOr"](np.linspace(0.02, 0.98, 10)))
-    norm = BoundaryNorm(edges.tolist(), 10)
+    norm = BoundaryNorm(edges, 10)
     made, every = panels(len(found), 4, SMALL)
     for axes, (arm, one) in zip(every, found.items(), strict=True):
         # A picture: drawn as areas, the maps of many arms would be the heaviest part of the page.
@@ -479,10 +479,8 @@ def _layers(scene: Scene) -> Figure | None:
         axes.imshow(picture, cmap=colours, norm=norm, aspect="auto", interpolation="none", extent=extent)
         _layer_axes(axes, one)
         axes.set_title(short(scene.labels[arm]), fontsize=8.5)
-        describe(axes, f"{scene.labels[arm]}: {_lowest_and_highest(one)}")
-    mappable = ScalarMappable(norm, colours)
-    scale = made.colorbar(mappable, ax=every, location="bottom", aspect=40, shrink=0.6, label="Cosine")
-    scale.set_ticks(edges[::2].tolist(), labels=list(map(signed, edges[::2])))
+        axes.set_label(f"{scene.labels[arm]}: {_lowest_and_highest(one)}")
+    colour_scale(made, every, edges, colours, "Cosine")
     first = next(iter(found.values()))
     named = f"1 is {first.names[0]}"
     if len(first.names) > 1:
