@@ -6,11 +6,11 @@ import subprocess
 import sys
 
 import pytest
+from dotkd.report.document import TABLES, compose
+from dotkd.report.text import READINGS
 
 from dotkd.errors import BadInput
 from dotkd.report import lead, read_extras, render, write, write_report
-from dotkd.report.document import TABLES, compose
-from dotkd.report.text import READINGS
 from dotkd.runs import SWEEP, find_runs
 
 from .extras import DELTAS, WEIGHTS, end_run, write_analyses, write_sweep, write_tuning

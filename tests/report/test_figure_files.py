@@ -4,7 +4,6 @@ import re
 from xml.etree import ElementTree
 
 import pytest
-
 from dotkd.report.figures.files import to_file
 from dotkd.report.figures.svg import Chart, Panel
 from dotkd.report.write import FIGURES, write_report

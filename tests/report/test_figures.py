@@ -6,11 +6,11 @@ import re
 
 import numpy as np
 import pytest
+from dotkd.report.figures.landscape import LEVELS, levels
+from dotkd.report.figures.scene import make_scene
 
 from dotkd.report import read_extras, summarize
 from dotkd.report.figures import charts
-from dotkd.report.figures.landscape import LEVELS, levels
-from dotkd.report.figures.scene import make_scene
 from dotkd.runs import ANALYSIS, find_runs
 
 from .extras import WEIGHTS, analysis, end_run, write_sweep

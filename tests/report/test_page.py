@@ -6,10 +6,10 @@ import re
 from html.parser import HTMLParser
 
 import pytest
+from dotkd.report.text import NOISY
 
 from dotkd.errors import BadInput
 from dotkd.report import render, write_report
-from dotkd.report.text import NOISY
 from dotkd.runs import find_runs
 
 from .extras import end_run
