@@ -139,7 +139,9 @@ def compared(
     found: dict[str, list[RunRecord]] = {}
     for run in sorted((run for run in runs if not run.is_teacher), key=lambda run: run.seed):
         if run.results.last.test_accuracy is None:
-            raise BadInput(f"{run.path} was never tested, as trials of a learning rate are not: no report is made")
+            raise BadInput(
+                f"{run.path} was never tested, as trials of a learning rate are not: no report is made"
+            )
         members = found.setdefault(run.name, [])
         if members and members[-1].seed == run.seed:
             where = f"{members[-1].path} and {run.path}"

@@ -202,7 +202,7 @@ def over_seeds(runs: Runs, name: str) -> Estimate | None:
 
 def estimate(values: Iterable[float | None]) -> Estimate | None:
     """Return mean, deviation (n - 1), standard error and interval of the known values; None without any."""
-    from scipy import stats  # type: ignore[import-untyped]  # slow to load
+    from scipy.special import stdtrit  # type: ignore[import-untyped]  # slow to load
 
     found = [value for value in values if value is not None and math.isfinite(value)]
     if not found:
@@ -212,7 +212,7 @@ def estimate(values: Iterable[float | None]) -> Estimate | None:
         return Estimate(n, mean, None, None, None, None)
     deviation = float(np.std(found, ddof=1))
     error = deviation / math.sqrt(n)
-    reach = float(stats.t.ppf((1 + LEVEL) / 2, n - 1)) * error
+    reach = float(stdtrit(n - 1, (1 + LEVEL) / 2)) * error
     return Estimate(n, mean, deviation, error, mean - reach, mean + reach)
 
 

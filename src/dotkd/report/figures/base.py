@@ -157,9 +157,13 @@ def _to_svg(figure: Figure, key: str, description: str) -> str:
     with warnings.catch_warnings():
         # A name may be in any script: the reader's browser has the font.
         warnings.filterwarnings("ignore", message="Glyph .* missing from font", category=UserWarning)
+        if (layout := figure.get_layout_engine()) is not None:
+            layout.execute(figure)
+            figure.set_layout_engine(None)  # or the figure is laid out and drawn twice
         figure.savefig(stream, format="svg", metadata=dict.fromkeys(["Creator", "Date", "Format", "Type"]))
     text = stream.getvalue()
     text = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
+    text = re.sub(r'(<image\b[^>]*?) id="[^"]*"', r"\1", text)  # equal pictures would share it
     text = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{key}-", text)
     # A hundredth of a point is finer than any screen, at half the size of six decimals.
     text = re.sub(r' d="[^"]*"', lambda path: re.sub(r"(\.\d\d)\d+", r"\1", path[0]), text)
