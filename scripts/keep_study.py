@@ -1,7 +1,7 @@
 """Copy a comparison into studies/results without weights; ``python scripts/keep_study.py FOLDER NAME``.
 
-What is kept is all that a report is made of: ``dotkd report studies/results/NAME`` draws it again. Paths of
-the machine on which it ran are shortened to their last parts.
+The files that a report reads are kept: ``dotkd report studies/results/NAME`` writes it again. Paths of the
+machine are shortened to their last parts.
 """
 
 import argparse
@@ -23,8 +23,8 @@ def keep(folder: Path, target: Path) -> None:
     """Replace a folder of results by a comparison.
 
     Args:
-        folder: Of the comparison.
-        target: Where its files go.
+        folder: The folder of the comparison.
+        target: The folder of the results.
     """
     shutil.rmtree(target, ignore_errors=True)
     for path in sorted(folder.rglob("*")):

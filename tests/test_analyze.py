@@ -82,7 +82,7 @@ def test_every_number_is_finite_and_in_range(folder):
         assert all(0 <= share <= 1 for kind in robustness for share in robustness[kind] if kind != "fgsm")
         assert robustness["fgsm"]["accuracy"] <= robustness["gaussian_noise"][0] + 0.05
         assert sum(found["quality"]["reliability"]["count"]) == 150
-        assert found["cost"]["parameters"] == runs.read_run(folder / arm / "seed-0").results["parameters"]
+        assert found["cost"]["parameters"] == runs.read_run(folder / arm / "seed-0").results.parameters
 
 
 @slow

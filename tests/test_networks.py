@@ -29,7 +29,7 @@ def test_a_checkpoint_of_a_run_is_known_by_its_folder(run):
 
 
 def test_the_best_epoch_can_be_measured(run):
-    best = read_run(run).results["best"]
+    best = read_run(run).results.best.model_dump()
     quality, images, _ = evaluate(run / "checkpoints" / "best.pt")
     assert images == 397
     assert quality.accuracy == pytest.approx(best["test_accuracy"])
@@ -68,7 +68,7 @@ def test_a_function_of_the_user_makes_the_model_when_the_user_gives_the_recipe(t
     with pytest.raises(BadInput, match="does not decide what code is run"):
         evaluate(tmp_path / "run")
     assert evaluate(tmp_path / "run", recipe)[0].accuracy == pytest.approx(
-        read_run(tmp_path / "run").results["last"]["test_accuracy"]
+        read_run(tmp_path / "run").results.last.test_accuracy
     )
 
 

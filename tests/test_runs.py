@@ -1,4 +1,4 @@
-"""The run folder: files whole or not at all, metrics line by line, and broken files named."""
+"""The run folder: files whole or not at all, typed records, and broken files named with their key."""
 
 import json
 from pathlib import Path
@@ -7,10 +7,18 @@ import pytest
 
 from dotkd import runs
 from dotkd.errors import BadInput
+from dotkd.records import EpochMetrics, Evaluation, Quality, Results, Sweep, SweptArm, WorstClass
 
 RECIPE = 'name = "plain"\n[run]\nseed = 3\n'
-METRICS = [{"epoch": epoch, "train_task_loss": 1.0} for epoch in (1, 2)]
-RESULTS = {"last": {"epoch": 2, "test_accuracy": 0.5}, "best": None, "seconds": 1.0, "parameters": 3}
+METRICS = [{"epoch": epoch, "lr": 0.1, "train_task_loss": 1.0} for epoch in (1, 2)]
+RESULTS = {
+    "name": "plain",
+    "seed": 3,
+    "seconds": 1.0,
+    "parameters": 3,
+    "last": {"epoch": 2, "test_accuracy": 0.5},
+    "best": None,
+}
 
 
 def make(folder: Path, *, finished: bool = True, text: str = RECIPE) -> Path:
@@ -85,6 +93,38 @@ def test_no_json_has_a_number_that_json_does_not_know(tmp_path: Path, number: fl
     assert not (tmp_path / runs.METRICS).exists() or (tmp_path / runs.METRICS).read_bytes() == b""
 
 
+# ---------------------------------------------------------------- records
+
+
+RECORDS = [
+    Results(name="KD", seed=0, parameters=3, seconds=1.0, last=Evaluation(epoch=2), best=None),
+    Sweep(
+        keys=("optimizer.lr",), arms=(SweptArm(name="KD 1", base="KD", values=(0.1,)),), unswept={"KD": (1,)}
+    ),
+    Quality(worst_classes=(WorstClass(name="cat", accuracy=0.5),), robustness={"blur": (0.9, None)}),
+]
+
+
+@pytest.mark.parametrize("record", RECORDS, ids=lambda record: type(record).__name__)
+def test_a_record_is_read_as_it_was_written(tmp_path: Path, record) -> None:
+    runs.write_record(tmp_path / "x.json", record)
+    assert runs.read_record(tmp_path / "x.json", type(record)) == record
+    runs.append_record(tmp_path / "x.jsonl", record)
+    runs.append_record(tmp_path / "x.jsonl", record)
+    assert runs.read_records(tmp_path / "x.jsonl", type(record)) == (record, record)
+
+
+def test_a_record_has_the_keys_of_its_file() -> None:
+    assert WorstClass(name="cat").model_dump() == {"class": "cat", "accuracy": None, "count": None}
+
+
+def test_a_number_that_is_not_finite_is_none(tmp_path: Path) -> None:
+    assert EpochMetrics(epoch=1, lr=0.1, gradient_cosine=float("nan")).gradient_cosine is None
+    (tmp_path / "x.jsonl").write_text('{"epoch": 1, "lr": 0.1}\n{"epoch": 2, "lr": NaN}\n')
+    with pytest.raises(BadInput, match=r"x\.jsonl, line 2: broken: lr: must be a finite number"):
+        runs.read_records(tmp_path / "x.jsonl", EpochMetrics)
+
+
 # ---------------------------------------------------------------- metrics
 
 
@@ -132,7 +172,9 @@ def test_a_run_is_read_as_it_was_written(tmp_path: Path) -> None:
     run = runs.read_run(make(tmp_path / "r"))
     assert (run.path, run.name, run.seed, run.is_teacher) == (tmp_path / "r", "plain", 3, False)
     assert run.recipe_text == RECIPE
-    assert (run.metrics, run.results) == (METRICS, RESULTS)
+    assert run.metrics == tuple(EpochMetrics(**line) for line in METRICS)
+    assert run.results == Results(**RESULTS | {"last": Evaluation(epoch=2, test_accuracy=0.5)})
+    assert (run.gradients, run.analysis) == ((), None)
     assert run.environment == {"torch": "2"}
 
 
@@ -186,7 +228,7 @@ def test_a_broken_or_missing_file_is_named(tmp_path: Path, file: str, content: b
         (folder / file).unlink()
     else:
         (folder / file).write_bytes(content)
-    with pytest.raises(BadInput, match=f"{file}: (broken|cannot be read): "):
+    with pytest.raises(BadInput, match=f"{file}(, line 1)?: (broken|cannot be read): "):
         runs.read_run(folder)
 
 
@@ -195,7 +237,7 @@ def test_a_broken_or_missing_file_is_named(tmp_path: Path, file: str, content: b
 def test_json_of_another_shape_is_broken_too(tmp_path: Path, file: str, content: str) -> None:
     folder = make(tmp_path / "r")
     (folder / file).write_text(content, encoding="utf-8")
-    with pytest.raises(BadInput, match=f"{file}: "):
+    with pytest.raises(BadInput, match=f"{file}(, line 1)?: broken: must be an object"):
         runs.read_run(folder)
 
 
@@ -204,7 +246,7 @@ def test_results_that_lack_something_are_broken(tmp_path: Path, missing: str) ->
     folder = make(tmp_path / "r")
     rest = {key: value for key, value in RESULTS.items() if key != missing}
     (folder / runs.RESULTS).write_text(json.dumps(rest), encoding="utf-8")
-    with pytest.raises(BadInput, match=rf"results\.json: broken: a table lacks {missing}"):
+    with pytest.raises(BadInput, match=rf"results\.json: broken: {missing}: Field required"):
         runs.read_run(folder)
 
 
@@ -220,16 +262,14 @@ def test_what_is_no_number_in_the_results_is_named(
     inner = content[place[0]] if len(place) > 1 else content
     inner[place[-1]] = value
     (folder / runs.RESULTS).write_text(json.dumps(content), encoding="utf-8")
-    with pytest.raises(
-        BadInput, match=rf"results\.json: broken: {place[-1]} is .*, and a number belongs there"
-    ):
+    with pytest.raises(BadInput, match=rf"results\.json: broken: {'.'.join(place)}: must be a "):
         runs.read_run(folder)
 
 
 def test_a_finished_run_without_an_epoch_is_broken(tmp_path: Path) -> None:
     folder = make(tmp_path / "r")
     (folder / runs.METRICS).write_text("", encoding="utf-8")
-    with pytest.raises(BadInput, match=r"metrics\.jsonl: broken: no epoch is in it"):
+    with pytest.raises(BadInput, match=r"metrics\.jsonl: broken: it has no epoch"):
         runs.read_run(folder)
 
 

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from pydantic import ValidationError
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
@@ -18,7 +17,17 @@ from dotkd import analysis, records
 from dotkd.data import Batch, Images
 from dotkd.errors import BadInput
 from dotkd.recipe import Recipe, load_recipe
-from dotkd.runs import ANALYSIS, ENVIRONMENT, LAST, RECIPE, STUDENT, is_finished, read_json, write_json
+from dotkd.runs import (
+    ANALYSIS,
+    ENVIRONMENT,
+    LAST,
+    RECIPE,
+    STUDENT,
+    is_finished,
+    read_json,
+    read_record,
+    write_json,
+)
 from dotkd.seeding import random_stream
 from dotkd.train.build import build_run
 from dotkd.train.environment import file_checksum
@@ -459,9 +468,6 @@ def _kept(path: Path) -> records.Analysis:
     """Parts that earlier calls measured, with their images."""
     if not path.exists():
         return records.Analysis()
-    try:
-        found = records.Analysis.model_validate_json(path.read_bytes())
-    except ValidationError as error:
-        raise BadInput(f"{path}: broken: {error.errors()[0]['msg']}") from None
+    found = read_record(path, records.Analysis)
     on = {part: found.on(part) for part in PARTS if getattr(found, part) is not None}
     return found.model_copy(update={"measured_on": on})

@@ -108,12 +108,10 @@ def show_scores(name: str, scores: "Scores", images: int) -> None:
 
 def show_summary(folder: Path) -> None:
     """Print the table and the summary of a comparison, and the path of its report."""
-    from dotkd.report import lead, read_extras, summarize
-    from dotkd.runs import find_runs
+    from dotkd.report import lead, read_comparison, summarize
 
-    runs = find_runs(folder)
-    extras = read_extras(folder, runs)
-    summary, said = summarize(runs, extras.sweep), lead(runs, extras)
+    comparison = read_comparison(folder)
+    summary, said = summarize(comparison), lead(comparison)
     table = Table(title="test accuracy after the last epoch")
     for column in ("arm", "seeds", "mean", "standard error", f"difference to {summary.baseline}"):
         table.add_column(column, justify="left" if column == "arm" else "right")
@@ -137,7 +135,7 @@ def show_summary(folder: Path) -> None:
 
 
 def _points(share: float | None) -> str:
-    from dotkd.report.text import points
+    from dotkd.report.tables import points
 
     return "-" if share is None else points(share)
 

@@ -1,7 +1,7 @@
-"""What the files of runs and comparisons hold: typed records, used by those who write and those who read.
+"""Typed records: the one schema of the JSON files that runs, comparisons and analyses write and reports read.
 
-A record is a table of a JSON file or a line of a JSON-lines file; :mod:`dotkd.runs` knows which file holds
-which. Numbers that are not finite are stored as null and read as None.
+A record is a table of a JSON file or a line of a JSON-lines file; :mod:`dotkd.runs` names the files, writes
+and reads them. Add a key here first: a key that no record has is not read back.
 """
 
 import itertools
@@ -11,29 +11,42 @@ from typing import Annotated, Any, Self
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 
-def _finite(value: Any) -> Any:
+def _finite_or_none(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-Number = Annotated[float | None, BeforeValidator(_finite)]
-Surface = tuple[tuple[Number, ...], ...]
+Number = Annotated[float | None, BeforeValidator(_finite_or_none)]
+"""A measured number; None where it is missing or not finite."""
+Numbers = tuple[Number, ...]
+Surface = tuple[Numbers, ...]
 
 
 class Record(BaseModel):
-    """Base of all records: strict types, unknown keys ignored, immutable."""
+    """Base of all records: immutable, strictly typed, finite; unknown keys of a file are ignored.
 
-    model_config = ConfigDict(strict=True, frozen=True, extra="ignore")
+    ``model_dump()`` gives the keys of the file. Keys that older files lack have a default.
+    """
+
+    model_config = ConfigDict(
+        strict=True,
+        frozen=True,
+        extra="ignore",
+        allow_inf_nan=False,
+        serialize_by_alias=True,
+        validate_by_name=True,
+        validate_by_alias=True,
+    )
 
 
-# ---------------------------------------------------------------- a run while it trains
+# ---------------------------------------------------------------- training
 
 
 class EpochMetrics(Record):
-    """One line of ``metrics.jsonl``: an epoch of training and what was measured after it.
+    """One line of ``metrics.jsonl``: an epoch of training and the measurements after it.
 
-    Losses are means over the images of the epoch, in training mode: as the method defines them, and
-    ``weighted`` as they were differentiated. The gradients are those of one fixed batch after the epoch.
-    What does not exist, such as a distillation loss without a teacher, is None.
+    Training losses are means over the images of the epoch, in training mode: raw, as the method defines
+    them, and weighted, as they were differentiated. Gradients are those of one fixed probe batch after the
+    epoch. A quantity that does not exist, such as a distillation loss without a teacher, is None.
     """
 
     epoch: Annotated[int, Field(ge=1)]
@@ -61,7 +74,7 @@ class EpochMetrics(Record):
 
 
 class LayerGradients(Record):
-    """The two gradients of a weight, compared."""
+    """Task and distillation gradient of one weight, compared."""
 
     cosine: Number = None
     norm_ratio: Number = None
@@ -69,25 +82,25 @@ class LayerGradients(Record):
 
 
 class EpochGradients(Record):
-    """An epoch, and the gradients of each layer after it, in the order of the network."""
+    """One line of ``gradients.jsonl``: the layers in the order of the network."""
 
     epoch: Annotated[int, Field(ge=1)]
     layers: dict[str, LayerGradients]
 
 
 class Evaluation(Record):
-    """A student after an epoch, measured on validation and test images; None where a split was not read."""
+    """A student after an epoch on validation and test images; None where a split was not evaluated."""
 
     epoch: Annotated[int, Field(ge=1)]
-    validation_accuracy: Number = None
-    validation_loss: Number = None
-    test_accuracy: Number = None
-    test_top5: Number = None
-    test_loss: Number = None
+    validation_accuracy: float | None = None
+    validation_loss: float | None = None
+    test_accuracy: float | None = None
+    test_top5: float | None = None
+    test_loss: float | None = None
 
 
 class Results(Record):
-    """``results.json`` of a run: the last epoch, and the best one by validation accuracy if there is one."""
+    """``results.json`` of a run: the last epoch, and the best by validation accuracy; None without one."""
 
     name: str
     seed: int
@@ -95,14 +108,14 @@ class Results(Record):
     seconds: float
     compile_seconds: Number = None
     last: Evaluation
-    best: Evaluation | None = None
+    best: Evaluation | None
 
 
 # ---------------------------------------------------------------- a comparison
 
 
 class SweptArm(Record):
-    """An arm of a sweep: ``values`` are those of the keys, in their order."""
+    """An arm of a sweep; ``values`` are those of the sweep's keys, in their order."""
 
     name: str
     base: str
@@ -110,9 +123,9 @@ class SweptArm(Record):
 
 
 class Sweep(Record):
-    """Arms that differ from a base in the values of some keys of the recipe.
+    """``sweep.json``: arms that differ from their base recipe in the values of some keys.
 
-    ``unswept`` maps a base to the values that its recipe had before it was swept.
+    ``unswept`` maps a base to the values that its recipe has for the keys.
     """
 
     keys: Annotated[tuple[str, ...], Field(min_length=1)]
@@ -120,10 +133,10 @@ class Sweep(Record):
     unswept: dict[str, tuple[Any, ...]] = {}
 
     @model_validator(mode="after")
-    def _whole(self) -> Self:
+    def _check_arms(self) -> Self:
         names = [arm.name for arm in self.arms]
         if twice := next((name for name in names if names.count(name) > 1), None):
-            raise ValueError(f"arm {twice!r} is in it twice")
+            raise ValueError(f"arm {twice!r} appears twice")
         for arm in self.arms:
             if len(arm.values) != len(self.keys):
                 raise ValueError(f"arm {arm.name!r} has {len(arm.values)} values for {len(self.keys)} keys")
@@ -131,13 +144,13 @@ class Sweep(Record):
 
 
 class TunedArm(Record):
-    """The rate chosen for an arm, and what each rate, written as text, came to, a number for each seed."""
+    """The learning rate chosen for an arm; ``validation_accuracy`` maps a rate to a number for each seed."""
 
     chosen: float
-    validation_accuracy: dict[str, tuple[Number, ...]]
+    validation_accuracy: dict[str, Numbers]
 
-    def at(self, rate: float) -> tuple[float, ...] | None:
-        """Give the accuracies at a rate, empty if no run came to its end; nothing if it was not tried."""
+    def accuracies(self, rate: float) -> tuple[float, ...] | None:
+        """Return the known accuracies at a rate; None if the rate was not tried."""
         for key in (f"{rate:g}", str(rate)):
             if key in self.validation_accuracy:
                 return tuple(value for value in self.validation_accuracy[key] if value is not None)
@@ -145,18 +158,18 @@ class TunedArm(Record):
 
 
 class Tuning(Record):
-    """The learning rates that were tried for each arm, on seeds of their own."""
+    """``tuning.json``: the learning rates tried for each arm, on seeds of their own."""
 
     rates: Annotated[tuple[float, ...], Field(min_length=1)]
     seeds: tuple[int, ...]
     arms: dict[str, TunedArm]
 
 
-# ---------------------------------------------------------------- a finished run, analysed
+# ---------------------------------------------------------------- the analysis of a run
 
 
 class Landscape(Record):
-    """Losses around the student, at ``steps`` along two directions: rows are steps along the first."""
+    """Losses on a plane around the student; rows are ``steps`` along the first of two directions."""
 
     steps: Annotated[tuple[float, ...], Field(min_length=2)]
     task: Surface | None = None
@@ -164,10 +177,9 @@ class Landscape(Record):
     total: Surface | None = None
 
     @model_validator(mode="after")
-    def _square(self) -> Self:
+    def _check_shape(self) -> Self:
+        _check_rising(self.steps)
         size = len(self.steps)
-        if any(after <= before for before, after in itertools.pairwise(self.steps)):
-            raise ValueError("its steps do not rise")
         for name in ("task", "distill", "total"):
             surface = getattr(self, name)
             if surface is not None and [len(row) for row in surface] != [size] * size:
@@ -175,8 +187,13 @@ class Landscape(Record):
         return self
 
 
+def _check_rising(steps: tuple[float, ...]) -> None:
+    if any(after <= before for before, after in itertools.pairwise(steps)):
+        raise ValueError("steps do not rise")
+
+
 class Spectrum(Record):
-    """Eigenvalue density of a Hessian: quadrature ``nodes`` and ``weights``; ``density`` on a ``grid``."""
+    """Spectral density of a Hessian: quadrature nodes with weights, and the smoothed density on a grid."""
 
     nodes: Annotated[tuple[float, ...], Field(min_length=1)]
     weights: tuple[Annotated[float, Field(ge=0)], ...]
@@ -184,18 +201,16 @@ class Spectrum(Record):
     density: tuple[float, ...] = ()
 
     @model_validator(mode="after")
-    def _even(self) -> Self:
+    def _check_lengths(self) -> Self:
         if len(self.nodes) != len(self.weights):
             raise ValueError("nodes and weights have different lengths")
-        if not all(map(math.isfinite, (*self.nodes, *self.weights))):
-            raise ValueError("a node or a weight is not finite")
         return self
 
 
 class Sharpness(Record):
-    """Curvature of a loss at the student; ``epsilon_sharpness`` is its rise within a distance of ``rho``."""
+    """Curvature of a loss at the student; ``epsilon_sharpness`` is the rise of the loss within ``rho``."""
 
-    eigenvalues: tuple[Number, ...] = ()
+    eigenvalues: Numbers = ()
     trace: Number = None
     trace_error: Number = None
     epsilon_sharpness: Number = None
@@ -204,21 +219,21 @@ class Sharpness(Record):
 
 
 class Reliability(Record):
-    """Bins of confidence: their mean confidence, share of right predictions, and number of images."""
+    """Reliability diagram: for each bin of confidence its mean confidence, accuracy and image count."""
 
-    confidence: tuple[Number, ...]
-    accuracy: tuple[Number, ...]
+    confidence: Numbers
+    accuracy: Numbers
     count: tuple[Annotated[int, Field(ge=0)], ...]
 
     @model_validator(mode="after")
-    def _even(self) -> Self:
+    def _check_lengths(self) -> Self:
         if not len(self.confidence) == len(self.accuracy) == len(self.count):
             raise ValueError("confidence, accuracy and count have different lengths")
         return self
 
 
 class Agreement(Record):
-    """How often student and teacher predict the same, and who is right where they do not."""
+    """Agreement of student and teacher; ``student_right`` and so on are shares of the differing images."""
 
     top1: Number = None
     kl: Number = None
@@ -228,7 +243,7 @@ class Agreement(Record):
 
 
 class WorstClass(Record):
-    """A class and the share of its images that is recognised."""
+    """A class with low accuracy."""
 
     model_config = ConfigDict(populate_by_name=True)
 
@@ -245,7 +260,7 @@ class Attack(Record):
 
 
 class Quality(Record):
-    """How good the predictions are beyond their accuracy."""
+    """Quality of the predictions; ``robustness`` maps a corruption or attack to accuracies."""
 
     ece: Number = None
     nll: Number = None
@@ -253,11 +268,11 @@ class Quality(Record):
     reliability: Reliability | None = None
     agreement: Agreement | None = None
     worst_classes: tuple[WorstClass, ...] = ()
-    robustness: dict[str, Attack | tuple[Number, ...]] | None = None
+    robustness: dict[str, Attack | Numbers] | None = None
 
 
 class Cost(Record):
-    """What one image costs: FLOPs, and seconds of a forward pass."""
+    """Cost of one image: FLOPs, and seconds of a forward pass."""
 
     parameters: int | None = None
     flops: int | None = None
@@ -265,24 +280,23 @@ class Cost(Record):
 
 
 class Interpolation(Record):
-    """Losses and accuracy on the line from the student of another run, at 0, to this one's, at 1.
+    """Losses and accuracy on the line from the student of another run (0) to the student of this run (1).
 
-    ``reason`` says why there is no such line.
+    ``reason`` says why the two students cannot be interpolated.
     """
 
     arm: str
     seed: int
     reason: str = ""
     steps: tuple[float, ...] = ()
-    task: tuple[Number, ...] | None = None
-    distill: tuple[Number, ...] | None = None
-    total: tuple[Number, ...] | None = None
-    accuracy: tuple[Number, ...] | None = None
+    task: Numbers | None = None
+    distill: Numbers | None = None
+    total: Numbers | None = None
+    accuracy: Numbers | None = None
 
     @model_validator(mode="after")
-    def _whole(self) -> Self:
-        if any(after <= before for before, after in itertools.pairwise(self.steps)):
-            raise ValueError("its steps do not rise")
+    def _check_lengths(self) -> Self:
+        _check_rising(self.steps)
         for name in ("task", "distill", "total", "accuracy"):
             values = getattr(self, name)
             if values is not None and len(values) != len(self.steps):
@@ -291,17 +305,17 @@ class Interpolation(Record):
 
 
 class MeasuredOn(Record):
-    """Which images: the split, and how many of it."""
+    """The split that a measurement used, and the number of its images."""
 
     split: str | None = None
     images: int | None = None
 
 
 class Analysis(MeasuredOn):
-    """What was measured on a finished run, each part on the images that ``measured_on`` says.
+    """``analysis.json`` of a run; ``measured_on`` names the images of each part.
 
-    A part that is not in it, as in older files, was measured on ``images`` of ``split``; losses of a method
-    that remembers training images on those of ``losses_split``.
+    A part missing there, as in older files, was measured on ``images`` of ``split``; losses of a method that
+    remembers training images on ``losses_split``.
     """
 
     epoch: int | None = None
@@ -314,6 +328,6 @@ class Analysis(MeasuredOn):
     interpolation: Interpolation | None = None
 
     def on(self, part: str) -> MeasuredOn:
-        """Say which images a part was measured on."""
+        """Return the images that a part was measured on."""
         split = self.losses_split if part in ("landscape", "sharpness", "interpolation") else None
         return self.measured_on.get(part) or MeasuredOn(split=split or self.split, images=self.images)

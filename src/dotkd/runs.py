@@ -1,50 +1,60 @@
-"""The run folder: the names of its files, how they are written, and how they are read back.
+"""Run folders: the names of their files, atomic writes, locks, and reading finished runs.
 
-Everything that a report shows is read from here. Each file is written beside its place and renamed, so that
-a killed process leaves the old file or the new one, never half of one; the metrics grow by a line an epoch.
-
-A run folder holds ``recipe.toml`` (resolved), ``environment.json``, ``metrics.jsonl``, ``gradients.jsonl``
-(layer by layer, where there are two losses), ``checkpoints/{last,best}.pt``, and at the end
-``student.safetensors`` and ``results.json``.
+A run folder holds ``recipe.toml`` (resolved), ``environment.json``, ``metrics.jsonl`` and ``gradients.jsonl``
+(a line an epoch), ``checkpoints/{last,best}.pt``, and at the end ``student.safetensors`` and
+``results.json``; ``analysis.json`` comes with ``dotkd analyze``. Each file is written beside its place and
+renamed, so a killed process leaves the old file or the new one, never half of one. The schema of the JSON
+files is :mod:`dotkd.records`.
 """
 
 import json
-import math
 import os
 import tomllib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+from pydantic import TypeAdapter, ValidationError
 
 from dotkd.errors import BadInput
+from dotkd.records import Analysis, EpochGradients, EpochMetrics, Record, Results
 
 RECIPE, ENVIRONMENT, METRICS, RESULTS = "recipe.toml", "environment.json", "metrics.jsonl", "results.json"
-GRADIENTS = "gradients.jsonl"
+GRADIENTS, ANALYSIS = "gradients.jsonl", "analysis.json"
 STUDENT, LAST, BEST = "student.safetensors", "checkpoints/last.pt", "checkpoints/best.pt"
-SWEEP, TUNING, ANALYSIS = "sweep.json", "tuning.json", "analysis.json"
-_PART = ".part"  # what is not yet whole
+SWEEP, TUNING = "sweep.json", "tuning.json"
+"""Files of a comparison."""
+PAGE, MARKDOWN, TABLES, FIGURES = "report.html", "report.md", "tables", "figures"
+"""Files and folders of a report."""
 TEACHERS = ("teacher", "teachers")
-"""Folders, inside the folder of a run or a comparison, whose runs are teachers."""
+"""Folders inside a run or a comparison that hold the runs of teachers."""
 TRIALS = "tuning"
-"""The folder, inside that of a comparison, whose runs chose a learning rate: no report is about them."""
+"""Folder inside a comparison that holds the runs that chose a learning rate; reports leave them out."""
+_PART = ".part"  # suffix of a file that is not complete yet
+_SHOWN = 3  # mistakes that a message lists
+
+_Record = TypeVar("_Record", bound=Record)
 
 
 @dataclass(frozen=True)
 class RunRecord:
-    """A finished run, as its folder tells it.
+    """A finished run, read from its folder.
 
     Attributes:
         path: The folder.
         name: The recipe's name: the arm of a comparison.
         seed: The seed of the run.
-        is_teacher: Whether it was trained to teach others of the same comparison.
+        is_teacher: Whether the run is a teacher of the same comparison.
         recipe: The resolved recipe, parsed.
-        recipe_text: Its text.
-        metrics: A dict for each epoch.
-        results: What came out.
+        recipe_text: The text of the recipe.
         environment: Versions and hardware.
+        metrics: Epoch by epoch, at least one.
+        results: Final numbers.
+        gradients: Layer by layer after each epoch; empty without two losses.
+        analysis: None if the run was not analysed.
     """
 
     path: Path
@@ -53,17 +63,22 @@ class RunRecord:
     is_teacher: bool
     recipe: dict[str, Any]
     recipe_text: str
-    metrics: list[dict[str, Any]]
-    results: dict[str, Any]
     environment: dict[str, Any]
+    metrics: tuple[EpochMetrics, ...]
+    results: Results
+    gradients: tuple[EpochGradients, ...] = ()
+    analysis: Analysis | None = None
+
+
+# ---------------------------------------------------------------- writing
 
 
 def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
-    """Make a file whole or not at all.
+    """Write a file completely or not at all.
 
     Args:
         path: The file; its folder is made.
-        write: Writes to the path that it is given, in the same folder.
+        write: Called with the path to write to, in the same folder.
     """
     missing = [parent for parent in path.parents if not parent.exists()]
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -71,19 +86,72 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
     try:
         write(beside)
         with beside.open("rb") as file:
-            os.fsync(file.fileno())  # or a power cut could leave the new name with nothing in it
+            os.fsync(file.fileno())  # or a power cut could leave the new name on an empty file
         beside.replace(path)
     except BaseException:
         beside.unlink(missing_ok=True)
         for parent in missing:
-            with suppress(OSError):  # something else is in it
+            with suppress(OSError):  # not empty
                 parent.rmdir()
         raise
 
 
+def write_text(path: Path, text: str) -> None:
+    """Write a text file atomically."""
+
+    def write(beside: Path) -> None:
+        beside.write_text(text, encoding="utf-8")
+
+    write_atomically(path, write)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write a JSON file atomically; numbers must be finite."""
+    write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
+
+
+def append_line(path: Path, line: Mapping[str, Any]) -> None:
+    """Append a line to a JSON-lines file; numbers must be finite."""
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(line, allow_nan=False) + "\n")
+
+
+def write_record(path: Path, record: Record) -> None:
+    """Write a record to a JSON file, atomically."""
+    write_json(path, record.model_dump())
+
+
+def append_record(path: Path, record: Record) -> None:
+    """Append a record to a JSON-lines file."""
+    append_line(path, record.model_dump())
+
+
+def truncate_lines(path: Path, epochs: int) -> None:
+    """Keep the first lines of a JSON-lines file; drops what a killed run wrote after its checkpoint.
+
+    Args:
+        path: The file.
+        epochs: Lines to keep.
+
+    Raises:
+        BadInput: The file has fewer lines.
+    """
+    text = path.read_text(encoding="utf-8") if path.exists() else ""
+    kept = text.splitlines(keepends=True)[:epochs]
+    if len(kept) < epochs:
+        raise BadInput(f"{path}: {len(kept)} epochs, but the checkpoint was written after {epochs}")
+    write_text(path, "".join(kept))
+
+
+def remove_parts(folder: Path) -> None:
+    """Remove the incomplete files that a killed process left."""
+    for path in folder.rglob(f".*{_PART}"):
+        path.unlink(missing_ok=True)
+
+
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Keep other processes from running in the same folder while the block does.
+    """Keep other processes from running in the same folder during the block.
 
     Args:
         folder: The run folder; it is made.
@@ -97,7 +165,7 @@ def locked(folder: Path) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
     try:
         import fcntl
-    except ImportError:  # no such locks on this system
+    except ImportError:  # this system has no such locks
         yield
         return
     handle = os.open(folder, os.O_RDONLY)
@@ -111,6 +179,9 @@ def locked(folder: Path) -> Iterator[None]:
         os.close(handle)
 
 
+# ---------------------------------------------------------------- reading
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """Read a JSON file that holds a table.
 
@@ -121,62 +192,19 @@ def read_json(path: Path) -> dict[str, Any]:
         The table.
 
     Raises:
-        BadInput: It is missing or broken.
+        BadInput: The file is missing or broken.
     """
     return _table(path, _read(path, json.loads))
 
 
-def remove_parts(folder: Path) -> None:
-    """Remove what a killed process was writing."""
-    for path in folder.rglob(f".*{_PART}"):
-        path.unlink(missing_ok=True)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text file, whole or not at all."""
-
-    def write(beside: Path) -> None:
-        beside.write_text(text, encoding="utf-8")
-
-    write_atomically(path, write)
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Write a JSON file, whole or not at all; numbers that are not finite are an error."""
-    write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
-
-
-def append_line(path: Path, line: dict[str, Any]) -> None:
-    """Add an epoch to a file that has a line for each; numbers that are not finite are an error."""
-    with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(line, allow_nan=False) + "\n")
-
-
-def truncate_lines(path: Path, epochs: int) -> None:
-    """Keep the first epochs of such a file: what a killed run wrote after its checkpoint goes.
-
-    Args:
-        path: The file.
-        epochs: How many lines to keep.
-
-    Raises:
-        BadInput: There are fewer.
-    """
-    text = path.read_text(encoding="utf-8") if path.exists() else ""
-    kept = text.splitlines(keepends=True)[:epochs]
-    if len(kept) < epochs:
-        raise BadInput(f"{path}: {len(kept)} epochs, but the checkpoint was written after {epochs}")
-    write_text(path, "".join(kept))
-
-
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """Read the metrics of a run, or its gradients, finished or not.
+    """Read a JSON-lines file of a run, finished or not.
 
     Args:
         path: The file.
 
     Returns:
-        A dict for each epoch.
+        A dict for each line.
 
     Raises:
         BadInput: The file is missing or broken.
@@ -185,8 +213,56 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     return [_table(path, line) for line in lines]
 
 
+def read_record(path: Path, kind: type[_Record]) -> _Record:
+    """Read a JSON file as a record.
+
+    Args:
+        path: The file.
+        kind: The record's class.
+
+    Returns:
+        The record.
+
+    Raises:
+        BadInput: The file is missing or broken; the message names file and key.
+    """
+    text = _read(path, str)
+    try:
+        return kind.model_validate_json(text)
+    except ValidationError as error:
+        raise BadInput(f"{path}: broken: {_mistakes(error)}") from None
+
+
+def read_records(path: Path, kind: type[_Record]) -> tuple[_Record, ...]:
+    """Read a JSON-lines file as records.
+
+    Args:
+        path: The file.
+        kind: The class of the records.
+
+    Returns:
+        A record for each line.
+
+    Raises:
+        BadInput: The file is missing or broken; the message names file, line and key.
+    """
+    text = "[" + ",\n".join(_read(path, str.splitlines)) + "]"
+    try:
+        found: tuple[_Record, ...] = _lines_of(kind).validate_json(text)
+    except ValidationError as error:
+        place = error.errors()[0]["loc"]
+        where, inside = (f"{path}, line {int(place[0]) + 1}", place[:1]) if place else (str(path), ())
+        raise BadInput(f"{where}: broken: {_mistakes(error, inside)}") from None
+    return found
+
+
+@cache
+def _lines_of(kind: type[_Record]) -> TypeAdapter[tuple[_Record, ...]]:
+    return TypeAdapter(tuple[kind, ...])  # type: ignore[valid-type]
+
+
 def is_finished(folder: Path) -> bool:
-    """Say whether a run has come to its end."""
+    """Tell whether a run has ended."""
     return (folder / RESULTS).is_file() and (folder / STUDENT).is_file()
 
 
@@ -195,13 +271,13 @@ def read_run(folder: Path, *, is_teacher: bool = False) -> RunRecord:
 
     Args:
         folder: The run folder.
-        is_teacher: Whether it was trained to teach others.
+        is_teacher: Whether the run is a teacher.
 
     Returns:
-        What it holds.
+        The run.
 
     Raises:
-        BadInput: A file is missing or broken; the message names it.
+        BadInput: A file is missing or broken; the message names file and key.
     """
     text = _read(folder / RECIPE, str)
     recipe = _read(folder / RECIPE, tomllib.loads)
@@ -209,41 +285,29 @@ def read_run(folder: Path, *, is_teacher: bool = False) -> RunRecord:
     name, seed = recipe.get("name"), run.get("seed") if isinstance(run, dict) else None
     if not isinstance(name, str) or not isinstance(seed, int):
         raise BadInput(f"{folder / RECIPE}: not the recipe of a run: it lacks a name or a seed")
-    metrics = [_table(folder / METRICS, line, "epoch") for line in read_lines(folder / METRICS)]
+    metrics = read_records(folder / METRICS, EpochMetrics)
     if not metrics:
-        raise BadInput(f"{folder / METRICS}: broken: no epoch is in it")
-    if [line["epoch"] for line in metrics] != list(range(1, len(metrics) + 1)):
+        raise BadInput(f"{folder / METRICS}: broken: it has no epoch")
+    if [line.epoch for line in metrics] != list(range(1, len(metrics) + 1)):
         raise BadInput(f"{folder / METRICS}: broken: its epochs are not 1, 2, ... in order")
-    path = folder / RESULTS
-    results = _table(path, read_json(path), "last", "best", "seconds", "parameters")
-    ends = [results["last"], results["best"]] if results["best"] is not None else [results["last"]]
-    for end in ends:
-        tested = _table(path, end, "epoch", "test_accuracy")["test_accuracy"] is not None  # trials are not
-        _numbers(path, end, "epoch", *["test_accuracy"] * tested)
-    _numbers(path, results, "seconds", "parameters")
-    environment = read_json(folder / ENVIRONMENT)
-    return RunRecord(folder, name, seed, is_teacher, recipe, text, metrics, results, environment)
-
-
-def _table(path: Path, content: Any, *keys: str) -> dict[str, Any]:
-    """Return what was read from a file if it is a table with these keys."""
-    if not isinstance(content, dict):
-        raise BadInput(f"{path}: broken: {content!r} is where a table belongs")
-    if missing := [key for key in keys if key not in content]:
-        raise BadInput(f"{path}: broken: a table lacks {', '.join(missing)}")
-    return content
-
-
-def _numbers(path: Path, table: dict[str, Any], *keys: str) -> None:
-    """Refuse what is not a finite number where one belongs."""
-    for key in keys:
-        value = table[key]
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-            raise BadInput(f"{path}: broken: {key} is {value!r}, and a number belongs there")
+    gradients, analysis = folder / GRADIENTS, folder / ANALYSIS
+    return RunRecord(
+        path=folder,
+        name=name,
+        seed=seed,
+        is_teacher=is_teacher,
+        recipe=recipe,
+        recipe_text=text,
+        environment=read_json(folder / ENVIRONMENT),
+        metrics=metrics,
+        results=read_record(folder / RESULTS, Results),
+        gradients=read_records(gradients, EpochGradients) if gradients.exists() else (),
+        analysis=read_record(analysis, Analysis) if analysis.exists() else None,
+    )
 
 
 def find_runs(folder: Path) -> list[RunRecord]:
-    """Read all finished runs in a folder or below it, also those whose weights somebody removed.
+    """Read all finished runs in a folder or below it, with or without their weights.
 
     Args:
         folder: A run folder, or the folder of a comparison.
@@ -257,7 +321,7 @@ def find_runs(folder: Path) -> list[RunRecord]:
     """
     if not folder.is_dir():
         raise BadInput(f"no folder {str(folder)!r}")
-    # A comparison has results of its own, and neither a recipe nor a student.
+    # A comparison has a results.json of its own, and neither a recipe nor a student.
     ends = [path.parent for path in folder.rglob(RESULTS)]
     found = sorted(end for end in ends if any((end / name).is_file() for name in (RECIPE, STUDENT)))
     parts = {path: path.relative_to(folder).parts for path in found}
@@ -275,3 +339,22 @@ def _read(path: Path, parse: Callable[[str], Any]) -> Any:
         raise BadInput(f"{path}: cannot be read: {error.strerror}") from None
     except ValueError as error:  # JSON, TOML and UTF-8 errors are ValueErrors
         raise BadInput(f"{path}: broken: {error}") from None
+
+
+def _table(path: Path, content: Any) -> dict[str, Any]:
+    if not isinstance(content, dict):
+        raise BadInput(f"{path}: broken: must be an object, got {content!r}")
+    return content
+
+
+def _mistakes(error: ValidationError, inside: tuple[int | str, ...] = ()) -> str:
+    """List the first mistakes, of those inside a place."""
+    found = []
+    for detail in error.errors():
+        if detail["loc"][: len(inside)] != inside:
+            continue
+        key = ".".join(map(str, detail["loc"][len(inside) :]))
+        said = detail["msg"].removeprefix("Value error, ").replace("Input should", "must")
+        found.append(f"{key}: {said}" if key else said)
+    more = f"; and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
+    return "; ".join(found[:_SHOWN]) + more

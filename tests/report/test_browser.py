@@ -4,16 +4,14 @@ import pytest
 from PIL import Image
 
 from dotkd.report import write_report
+from dotkd.report.figures import FIGURES
 
 from . import browser
 from .browser import open_page
-from .extras import WEIGHTS, end_run, write_analyses, write_sweep, write_tuning
-from .folders import write_example
+from .folders import WEIGHTS, end_run, write_analyses, write_example, write_sweep, write_tuning
 
 LONG = "averylongnamewithoutanyspace" * 8
-# accuracy, sweep, trade-off, losses, gradients, layers, two landscapes, spectrum, two of interpolation (with
-# the same seed and with another one), reliability, robustness
-FIGURES = 13
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +50,7 @@ def test_page_is_quiet_and_shows_itself(page, tmp_path, dark, width):
     visit = open_page(page, tmp_path, dark=dark, width=width)
     assert visit.console == []
     assert visit.requests == []
-    assert visit.dom.count("<figure") == FIGURES
+    assert visit.dom.count("<figure") == len(FIGURES)
     image = picture(visit)
     assert image.size == (width, 3000)
     assert len(image.getcolors(image.width * image.height)) > 300

@@ -6,30 +6,13 @@ import math
 import pytest
 from scipy import stats
 
-from dotkd.errors import BadInput
-from dotkd.report import summarize
-from dotkd.runs import find_runs
+from dotkd.report import read_comparison, summarize
 
-from .folders import recipe, write_example, write_run
-
-
-def arm(root, name, accuracies, *, optimizer="sgd", method="kd", more="", change=("", "")):
-    """Runs of one arm; ``accuracies`` maps a seed to a test accuracy."""
-    for seed, accuracy in accuracies.items():
-        text = recipe(name, seed, optimizer=optimizer, method=method, epochs=2, more=more).replace(*change)
-        rows = [
-            {
-                "epoch": epoch,
-                "train_task_loss": epoch + (accuracy or 0.0),
-                "train_distill_loss": 2.0 if method else None,
-            }
-            for epoch in (1, 2)
-        ]
-        write_run(root / f"{name}-{seed}", text, rows, accuracy, name=name, seed=seed)
+from .folders import arm, write_example
 
 
 def summary(root):
-    return summarize(find_runs(root))
+    return summarize(read_comparison(root))
 
 
 def test_arm_by_hand(tmp_path):
@@ -109,39 +92,6 @@ def test_partner_has_the_same_method(tmp_path):
     assert found.to_control == ()
 
 
-def test_notes_on_unequal_conditions(tmp_path):
-    arm(tmp_path, "plain", {0: 0.9, 1: 0.9}, method="", more="label_noise = 0.2\n")
-    arm(tmp_path, "KD", {0: 0.9, 1: 0.9})
-    arm(tmp_path, "KD + DOT", {0: 0.9}, optimizer="dot", change=("lr = 0.05", "lr = 0.1"))
-    arm(tmp_path, "control", {0: 0.9, 1: 0.9}, optimizer="control", change=("delta = 0.075", "delta = 0.05"))
-    assert summary(tmp_path).notes == (
-        "KD + DOT has one seed only: no interval.",
-        "plain and KD were not run under equal conditions: data.label_noise (0.2 and absent).",
-        "plain and KD + DOT were not run under equal conditions: data.label_noise (0.2 and absent).",
-        "plain and control were not run under equal conditions: data.label_noise (0.2 and absent).",
-        "KD + DOT and KD differ in more than the kind of optimizer: optimizer.lr (0.1 and 0.05).",
-        (
-            "KD + DOT and control differ in more than the kind of optimizer: "
-            "optimizer.lr (0.1 and 0.05), optimizer.delta (0.075 and 0.05)."
-        ),
-    )
-
-
-def test_note_on_an_arm_of_two_recipes(tmp_path):
-    arm(tmp_path, "KD", {0: 0.9})
-    arm(tmp_path, "KD", {1: 0.9}, change=("momentum = 0.9", "momentum = 0.8"))
-    assert summary(tmp_path).notes == (
-        "The runs of KD do not all have the same recipe: its mean mixes them.",
-    )
-
-
-def test_data_seed_may_follow_the_run_seed(tmp_path):
-    for name, optimizer in (("KD", "sgd"), ("KD + DOT", "dot")):
-        for seed in (0, 1):
-            arm(tmp_path, name, {seed: 0.9}, optimizer=optimizer, change=("seed = 0\n", f"seed = {seed}\n"))
-    assert summary(tmp_path).notes == ()
-
-
 def test_the_effect_size_by_hand(tmp_path):
     arm(tmp_path, "KD", {0: 0.90, 1: 0.91, 2: 0.92})
     arm(tmp_path, "KD + DOT", {0: 0.91, 1: 0.93, 2: 0.95}, optimizer="dot")
@@ -154,42 +104,6 @@ def test_without_spread_there_is_no_effect_size(tmp_path, accuracies):
     arm(tmp_path, "KD", {0: 0.90, 1: 0.91})
     arm(tmp_path, "KD + DOT", accuracies, optimizer="dot")
     assert summary(tmp_path).to_sgd[0].effect is None
-
-
-def test_a_method_without_a_teacher_is_no_distillation(tmp_path):
-    arm(tmp_path, "a smoothed one", {0: 0.9})
-    arm(tmp_path, "plain", {0: 0.9}, method="")
-    runs = find_runs(tmp_path)
-    del next(run for run in runs if run.name == "a smoothed one").recipe["teacher"]
-    found = summarize(runs)
-    assert [(one.name, one.kind) for one in found.arms] == [("plain", "plain"), ("a smoothed one", "plain")]
-    assert found.to_plain == ()
-
-
-def test_many_arms_of_one_seed_are_noted_once(tmp_path):
-    for name in "abcde":
-        arm(tmp_path, name, {0: 0.9} if name != "e" else {0: 0.9, 1: 0.9})
-    assert summary(tmp_path).notes == ("4 of 5 arms have one seed only: no interval.",)
-
-
-def test_a_seed_twice_is_refused(tmp_path):
-    arm(tmp_path / "a", "KD", {3: 0.9})
-    arm(tmp_path / "b", "KD", {3: 0.9})
-    with pytest.raises(BadInput, match=r"arm 'KD' has seed 3 twice: .*a/KD-3 and .*b/KD-3; move one"):
-        summary(tmp_path)
-
-
-def test_what_was_never_tested_is_refused(tmp_path):
-    """As the trials of a learning rate, which leave the test images alone."""
-    arm(tmp_path, "KD", {100: None})
-    with pytest.raises(BadInput, match=r"KD-100 was never tested, as trials of a learning rate are not"):
-        summary(tmp_path)
-
-
-def test_teachers_alone_are_no_report(tmp_path):
-    write_run(tmp_path / "teacher", recipe("big", 0, method=""), [{"epoch": 1}], 0.9)
-    with pytest.raises(BadInput, match="no finished run of a student"):
-        summary(tmp_path)
 
 
 def test_to_json_is_plain(tmp_path):

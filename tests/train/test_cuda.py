@@ -29,8 +29,8 @@ def test_a_run_on_a_gpu_learns_and_resumes(arm, precision, tmp_path):
         train(recipe, tmp_path / "run", teacher=teacher, on_epoch=[stop])
     train(recipe, tmp_path / "run", teacher=teacher, resume=True)
     run = read_run(tmp_path / "run")
-    assert [line["epoch"] for line in run.metrics] == [1, 2, 3, 4]
-    assert run.metrics[-1]["train_distill_loss"] < run.metrics[0]["train_distill_loss"]
+    assert [line.epoch for line in run.metrics] == [1, 2, 3, 4]
+    assert run.metrics[-1].train_distill_loss < run.metrics[0].train_distill_loss
     assert run.environment["device"] == torch.cuda.get_device_name()
 
 
@@ -47,4 +47,6 @@ def test_compiled_steps_are_cuda_graphs_and_learn_as_the_usual_ones(kind, cache,
     assert counters["inductor"]["cudagraph_skips"] == 0
     one, other = (read_run(tmp_path / name).metrics for name in ("none", kind))
     for key in ("train_task_loss", "train_distill_loss"):
-        assert [line[key] for line in other] == pytest.approx([line[key] for line in one], rel=0.02)
+        assert [getattr(line, key) for line in other] == pytest.approx(
+            [getattr(line, key) for line in one], rel=0.02
+        )

@@ -58,7 +58,7 @@ def test_the_folder_holds_what_it_promises(run):
     assert files == {RECIPE, ENVIRONMENT, METRICS, GRADIENTS, RESULTS, STUDENT, LAST, BEST}
     record = read_run(run)
     assert record.recipe_text == recipe_text(kd("dot"))
-    assert [line["epoch"] for line in record.metrics] == [1, 2, 3]
+    assert [line.epoch for line in record.metrics] == [1, 2, 3]
     assert record.environment["torch"] == torch.__version__
     assert record.environment["threads"] == 1
 
@@ -68,16 +68,16 @@ def test_the_student_is_the_one_of_the_last_epoch_and_knows_its_recipe(run):
     assert recipe == kd("dot")
     assert not student.training
     quality = score(student, build_data(recipe.data).test)
-    last = read_run(run).results["last"]
+    last = read_run(run).results.last.model_dump()
     assert (quality.accuracy, quality.loss) == (last["test_accuracy"], last["test_loss"])
-    assert last["validation_accuracy"] == read_run(run).metrics[-1]["validation_accuracy"]
+    assert last["validation_accuracy"] == read_run(run).metrics[-1].validation_accuracy
 
 
 def test_the_best_epoch_is_the_first_with_the_highest_validation_accuracy(run):
     record = read_run(run)
-    found = [line["validation_accuracy"] for line in record.metrics]
-    assert record.results["best"]["epoch"] == found.index(max(found)) + 1
-    assert record.results["best"]["validation_accuracy"] == max(found)
+    found = [line.validation_accuracy for line in record.metrics]
+    assert record.results.best.epoch == found.index(max(found)) + 1
+    assert record.results.best.validation_accuracy == max(found)
 
 
 def test_without_a_validation_split_there_is_no_best_epoch(tmp_path):
@@ -93,14 +93,14 @@ def test_momenta_and_losses_of_each_arm(teacher, tmp_path):
     momenta = {"sgd": (0.9, 0.9), "dot": (0.825, 0.975), "control": (0.9, 0.9)}
     for optimizer, expected in momenta.items():
         train(kd(optimizer), tmp_path / optimizer, teacher=teacher)
-        line = read_run(tmp_path / optimizer).metrics[0]
+        line = read_run(tmp_path / optimizer).metrics[0].model_dump()
         assert (line["task_momentum"], line["distill_momentum"]) == pytest.approx(expected)
         assert line["train_weighted_task_loss"] == pytest.approx(0.1 * line["train_task_loss"], rel=1e-5)
         assert line["train_weighted_distill_loss"] == pytest.approx(
             0.9 * line["train_distill_loss"], rel=1e-5
         )
     plain = train(load_recipe("quick/digits-plain", SHORT), tmp_path / "plain")
-    line = read_run(tmp_path / "plain").metrics[0]
+    line = read_run(tmp_path / "plain").metrics[0].model_dump()
     assert plain.name == "plain"
     assert [line[key] for key in ("train_distill_loss", "distill_momentum", "gradient_cosine")] == [None] * 3
 
@@ -133,7 +133,7 @@ def test_a_run_is_the_loop_a_user_would_write(teacher, run, tmp_path):
     torch.set_num_threads(threads)
     trained = load_student(run)[0].state_dict()
     assert all(torch.equal(value, trained[name]) for name, value in student.state_dict().items())
-    line = read_run(run).metrics[-1]
+    line = read_run(run).metrics[-1].model_dump()
     means = (sums / len(data.train)).tolist()
     assert [line["train_task_loss"], line["train_distill_loss"]] == pytest.approx(means, rel=1e-6)
 
@@ -152,7 +152,7 @@ def test_cosine_and_ratio_are_those_of_the_probe_batch(teacher, run):
         for loss in (losses.task, losses.distill)
     ]
     norms = [gradient.norm() for gradient in gradients]
-    line = read_run(run).metrics[-1]
+    line = read_run(run).metrics[-1].model_dump()
     cosine = torch.nn.functional.cosine_similarity(*gradients, dim=0)
     assert line["gradient_cosine"] == pytest.approx(float(cosine), abs=1e-5)
     assert line["gradient_norm_ratio"] == pytest.approx(float(norms[0] / norms[1]), rel=1e-5)
@@ -241,7 +241,7 @@ def test_the_task_loss_is_that_of_the_noisy_labels(tmp_path):
     data, student = build_data(recipe.data).train, build_student(recipe)
     everything = data.batch(range(len(data)))
     expected = cross_entropy(student(everything.images), everything.labels).item()
-    assert read_run(tmp_path / "run").metrics[0]["train_task_loss"] == pytest.approx(expected, rel=1e-5)
+    assert read_run(tmp_path / "run").metrics[0].train_task_loss == pytest.approx(expected, rel=1e-5)
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(tmp_path):
@@ -307,6 +307,6 @@ def test_tensorboard_gets_the_same_numbers(tmp_path):
     events = EventAccumulator(str(folder / "tensorboard"))
     events.Reload()
     written = [(event.step, event.value) for event in events.Scalars("train_task_loss")]
-    expected = [(line["epoch"], pytest.approx(line["train_task_loss"])) for line in read_run(folder).metrics]
+    expected = [(line.epoch, pytest.approx(line.train_task_loss)) for line in read_run(folder).metrics]
     assert written == expected
     assert "gradient_cosine" not in events.Tags()["scalars"]  # a plain run has none

@@ -7,9 +7,18 @@ from pathlib import Path
 
 from dotkd.errors import BadInput
 from dotkd.recipe import Recipe, recipe_text
-from dotkd.report.write import FIGURES, MARKDOWN, PAGE
-from dotkd.report.write import FOLDER as TABLES
-from dotkd.runs import RESULTS, SWEEP, TEACHERS, TRIALS, TUNING, find_runs
+from dotkd.runs import (
+    FIGURES,
+    MARKDOWN,
+    PAGE,
+    RESULTS,
+    SWEEP,
+    TABLES,
+    TEACHERS,
+    TRIALS,
+    TUNING,
+    find_runs,
+)
 from dotkd.train.build import check_recipe
 from dotkd.train.teacher import teacher_recipe
 

@@ -10,8 +10,8 @@ from dotkd.compare.sweep import SweepAxis, sweep_arms
 from dotkd.compare.tune import RateSearch, check_tunable, tune
 from dotkd.errors import BadInput, RunFailed
 from dotkd.recipe import Recipe
-from dotkd.report import read_extras, summarize, write_report
-from dotkd.runs import RESULTS, SWEEP, find_runs, write_json
+from dotkd.report import read_comparison, summarize, write_report
+from dotkd.runs import RESULTS, SWEEP, write_json, write_record
 from dotkd.train.loop import OnEpoch, check_folder
 from dotkd.train.step import OnStep
 
@@ -111,7 +111,7 @@ def compare(
     for job in planned:
         check_folder(job.recipe, job.folder, resume=True)
     if swept is not None:
-        write_json(folder / SWEEP, swept.model_dump())
+        write_record(folder / SWEEP, swept)
     ended = run_jobs(
         planned,
         jobs,
@@ -128,7 +128,6 @@ def compare(
         raise RunFailed(f"all {len(planned)} runs failed, the first with {failures[0].reason}") from failures[
             0
         ].error
-    runs = find_runs(folder)
-    write_json(folder / RESULTS, summarize(runs, read_extras(folder, runs).sweep).to_json())
+    write_json(folder / RESULTS, summarize(read_comparison(folder)).to_json())
     write_report(folder)
     return failures

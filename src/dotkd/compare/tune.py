@@ -14,7 +14,7 @@ from dotkd.compare.jobs import Ending, Job, Teachers, run_jobs
 from dotkd.errors import BadInput, Diverged, RunFailed
 from dotkd.recipe import Recipe
 from dotkd.records import TunedArm, Tuning
-from dotkd.runs import TRIALS, TUNING, write_json
+from dotkd.runs import TRIALS, TUNING, write_record
 from dotkd.train.loop import check_folder
 from dotkd.train.step import OnStep
 
@@ -147,7 +147,7 @@ def tune(
         tuned[recipe.name] = TunedArm(chosen=best, validation_accuracy=accuracies)
         chosen[arm] = _with_rate(recipe, best, recipe.run.seed)
     seeds = tuple(sorted({seed for _, seed in search.trials()}))
-    write_json(folder / TUNING, Tuning(rates=search.rates, seeds=seeds, arms=tuned).model_dump())
+    write_record(folder / TUNING, Tuning(rates=search.rates, seeds=seeds, arms=tuned))
     return chosen
 
 

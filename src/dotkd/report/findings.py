@@ -1,197 +1,305 @@
-"""What the numbers of a sweep, the trade-off, the gradients, the minima and a tuning allow to be said.
+"""The sentences of a report: counts of seeds, and claims that go no further than their intervals.
 
-A sentence here states counts of seeds, or what an interval allows, and nothing more; plain text, escaped by
-whoever shows it.
+Sentences are plain text: their user escapes it. To add a finding to a section, extend the section's function.
 """
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
-from dotkd.report.between import Lines, finite
-from dotkd.report.inputs import Tuning
-from dotkd.report.statistics import at_end, estimate
-from dotkd.report.sweep import Choice, Series
-from dotkd.report.text import compared, number
-from dotkd.report.tradeoff import AgainstFront, BothLower
-from dotkd.runs import RunRecord
+from dotkd.records import MeasuredOn, Tuning
+from dotkd.report.evidence import Evidence, against_fronts, both_lower
+from dotkd.report.read import Comparison
+from dotkd.report.statistics import Difference, Runs, Summary, estimate, measure
+from dotkd.report.tables import interval, number, points
 
 
-def chosen(best_of: Sequence[Choice], every: Sequence[Series], missing: Sequence[str]) -> Iterator[str]:
-    """Say which value of a sweep is best on validation images, and whether it differs from others there.
+def lead(comparison: Comparison) -> tuple[str, ...]:
+    """Return the sentences that open a report: whether distillation helps, and what DOT adds.
 
     Args:
-        best_of: the best values.
-        every: all series of the sweep.
-        missing: arms of the sweep without a finished run.
+        comparison: Finished runs, from :func:`~dotkd.report.read_comparison`.
 
-    Yields:
-        Sentences.
+    Returns:
+        Sentences. Of a swept arm they cover the value that is best on validation images.
     """
-    for choice in best_of:
+    return opening(Evidence(comparison))
+
+
+def opening(evidence: Evidence) -> tuple[str, ...]:
+    """Return the same from numbers that are computed already."""
+    summary, arms = evidence.summary, evidence.spoken
+    dots = [arm.name for arm in summary.arms if arm.kind == "dot" and arm.name in arms]
+    over_plain = _over_plain(summary, arms)
+    against = [one for one in (*summary.to_sgd, *summary.to_control) if one.arm in dots]
+    said = [
+        "All accuracies are test accuracies after the last epoch; test images were read only after training.",
+        *_distillation(summary, over_plain),
+        *_dot(summary, dots),
+        *_caveat([*over_plain, *against]),
+    ]
+    if len(arms) < len(evidence.comparison.arms):
+        said.append(
+            "Of each swept arm this summary covers the value that is best on validation images; the tables "
+            "have all values."
+        )
+    return tuple(said)
+
+
+def findings_of(section: str, evidence: Evidence) -> tuple[str, ...]:
+    """Return the sentences of a section."""
+    find = _SECTIONS.get(section)
+    return () if find is None else tuple(find(evidence))
+
+
+def compared(difference: Difference) -> str:
+    """Say how two arms compare, in half a sentence; claims nothing without an interval that excludes 0."""
+    arm, against = difference.arm, difference.against
+    if difference.mean is None:
+        return f"{arm} and {against} have no seed in common and are not compared"
+    if difference.low is None:
+        return (
+            f"{arm} and {against} share one seed, with a difference of {points(difference.mean)} points; "
+            "one seed gives no interval, so nothing is claimed"
+        )
+    if difference.verdict == "no spread":
+        return (
+            f"{arm} and {against} differ by {points(difference.mean)} points for each of "
+            f"{len(difference.seeds)} seeds; without spread there is no interval, so nothing is claimed"
+        )
+    range_ = f"95 % interval {interval(difference)}, {len(difference.seeds)} seeds"
+    if difference.verdict == "not distinguishable":
+        size = f"difference {points(difference.mean)} points"
+        return f"{arm} is not distinguishable from {against} ({size}, {range_})"
+    size = f"{100 * abs(difference.mean):.2f}"
+    return f"{arm} is {difference.verdict} than {against} by {size} points ({range_})"
+
+
+# ---------------------------------------------------------------- the opening
+
+
+def _over_plain(summary: Summary, arms: Collection[str]) -> list[Difference]:
+    """Return the differences that show whether distillation helps: plain momentum's, else the baseline's."""
+    kinds = {arm.name: arm.kind for arm in summary.arms}
+    plain_momentum = [one for one in summary.to_plain if kinds[one.arm] == "sgd" and one.arm in arms]
+    return plain_momentum or [one for one in summary.to_plain if one.arm == summary.baseline]
+
+
+def _distillation(summary: Summary, over_plain: Sequence[Difference]) -> Iterator[str]:
+    if all(arm.kind == "plain" for arm in summary.arms):
+        yield "No arm has a teacher: the effect of distillation was not measured."
+    elif not over_plain:
+        yield "No arm trains without a teacher: whether distillation helps was not measured."
+    for one in over_plain:
+        yield f"Distillation: {compared(one)}."
+
+
+def _dot(summary: Summary, dots: Sequence[str]) -> Iterator[str]:
+    for name in dots:
+        momentum = [one for one in summary.to_sgd if one.arm == name]
+        control = [one for one in summary.to_control if one.arm == name]
+        for one in momentum:
+            yield f"DOT against plain momentum: {compared(one)}."
+        if not momentum:
+            yield f"No arm has plain momentum and the method of {name}: the two were not compared."
+        for one in control:
+            yield (
+                "DOT against its gain-matched control (one momentum, and the long-run loss weights of DOT's "
+                f"two): {compared(one)}."
+            )
+        if not control:
+            yield (
+                f"Without a gain-matched control, an effect of {name} may come from its memory or from the "
+                "heavier weight of its distillation loss: the two were not separated."
+            )
+
+
+def _caveat(shown: Sequence[Difference]) -> Iterator[str]:
+    intervals = sum(one.low is not None for one in shown)
+    fixed = "new student seeds with the same teacher, labels and test images"
+    if intervals > 1:
+        yield (
+            f"The {intervals} intervals hold at 95 % each, not corrected for their number, and cover {fixed}."
+        )
+    elif intervals == 1:
+        yield f"The interval covers {fixed}."
+
+
+# ---------------------------------------------------------------- sections
+
+
+def _sweep(evidence: Evidence) -> Iterator[str]:
+    for choice in evidence.choices:
         keys = " and ".join(choice.series.keys)
         count = len(choice.series.points)
         best = (
-            f"{choice.series.base}: {keys} = {choice.best.label} is best on validation images "
-            f"({100 * choice.accuracy:.2f} %, the highest mean of {count} value{'s' * (count > 1)})."
+            f"{choice.series.base}: {keys} = {choice.best.label} has the highest mean validation accuracy of "
+            f"{count} value{'s' * (count > 1)} ({100 * choice.accuracy:.2f} %)."
         )
-        yield " ".join([best, *(f"There {compared(difference)}." for difference in choice.against)])
-    if any(difference.low is not None for choice in best_of for difference in choice.against):
+        yield " ".join([best, *(f"On validation images {compared(one)}." for one in choice.against)])
+    if any(one.low is not None for choice in evidence.choices for one in choice.against):
         yield (
-            "A best value was picked because it came out highest, which these intervals do not account for: "
-            "they lean in its favour."
+            "The best value was selected because it is the highest; these intervals do not account for the "
+            "selection and favour it."
         )
-    unchosen = [series.base for series in every if series.base not in {c.series.base for c in best_of}]
+    chosen = {choice.series.base for choice in evidence.choices}
+    unchosen = [series.base for series in evidence.comparison.series if series.base not in chosen]
     if unchosen:
         yield (
-            f"No value is chosen for {', '.join(unchosen)}: not every run has a validation accuracy, and "
-            "test images choose nothing."
+            f"No value is chosen for {', '.join(unchosen)}: some runs have no validation accuracy, and test "
+            "images are not used for choices."
         )
-    if missing:
-        yield f"Without a finished run, and so left out: {', '.join(missing)}."
+    if evidence.comparison.not_run:
+        yield f"Left out, because no run is finished: {', '.join(evidence.comparison.not_run)}."
 
 
-def beside_front(found: Sequence[AgainstFront], arms: Collection[str], split: str) -> Iterator[str]:
-    """Say for how many seeds DOT lies below the front that reweighting reaches.
-
-    Args:
-        found: the counts.
-        arms: names of the DOT arms to speak of.
-        split: whose losses they are.
-
-    Yields:
-        Sentences.
-    """
-    for one in found:
-        if one.arm not in arms:
-            continue
-        if not one.seeds:
-            yield f"{one.arm} has no seed in common with all weightings of {one.base}: nothing is counted."
-            continue
-        seeds = len(one.seeds)
-        past = ""
-        if one.beyond:
-            past = f" For {_of(one.beyond, seeds)} it lies past an end of that front, where no line can say."
+def _losses(evidence: Evidence) -> Iterator[str]:
+    summary = evidence.summary
+    dots = [arm.name for arm in summary.arms if arm.kind == "dot" and arm.name in evidence.spoken]
+    pairs = [(one.arm, one.against) for one in (*summary.to_sgd, *summary.to_control) if one.arm in dots]
+    for plane in evidence.planes:
+        for one in both_lower(plane, pairs):
+            yield (
+                f"{one.arm} against {one.against}, {plane.split} losses after the last epoch: the task loss "
+                f"is lower for {_of(one.task, one.seeds)}, the distillation loss for "
+                f"{_of(one.distill, one.seeds)}, both for {_of(one.both, one.seeds)}."
+            )
+        for front in against_fronts(plane, evidence.comparison):
+            if front.arm not in dots:
+                continue
+            if not front.seeds:
+                yield f"{front.arm} shares no seed with all weightings of {front.base}: nothing is counted."
+                continue
+            seeds = len(front.seeds)
+            said = (
+                f"{front.arm} against the front of {front.base} ({front.arms} weightings, {plane.split} "
+                f"losses after the last epoch): not dominated by any weighting for "
+                f"{_of(front.not_dominated, seeds)}, below the front for {_of(front.below, seeds)}."
+            )
+            if front.beyond:
+                said += (
+                    f" For {_of(front.beyond, seeds)} it lies past an end of the front, where the comparison "
+                    "is undefined."
+                )
+            yield said
+    if dots and not any(plane.fronts(evidence.comparison) for plane in evidence.planes):
         yield (
-            f"{one.arm} beside the front of {one.base} ({one.arms} weightings, {split} losses after the last "
-            f"epoch): no weighting dominates it for {_of(one.not_dominated, seeds)}, and it lies below the "
-            f"front for {_of(one.below, seeds)}.{past}"
+            "The loss weights were not swept with plain momentum: whether reweighting alone reaches the "
+            f"losses of {' and '.join(dots)} was not measured."
         )
 
 
-def no_front(dots: Sequence[str]) -> str:
-    """Say that the weights were not swept, so that nothing is known of a front."""
-    return (
-        "The weights of the losses were not swept with plain momentum, so whether reweighting alone would "
-        f"reach what {' and '.join(dots)} reach{'es' * (len(dots) == 1)} was not measured."
-    )
-
-
-def both(found: Sequence[BothLower], split: str) -> Iterator[str]:
-    """Say for how many seeds an arm is lower in both losses than another.
-
-    Args:
-        found: the counts.
-        split: whose losses they are.
-
-    Yields:
-        Sentences.
-    """
-    for one in found:
-        yield (
-            f"{one.arm} against {one.against}, {split} losses after the last epoch: the task loss is lower "
-            f"for {_of(one.task, one.seeds)}, the distillation loss for {_of(one.distill, one.seeds)}, both "
-            f"for {_of(one.both, one.seeds)}."
+def _gradients(evidence: Evidence) -> Iterator[str]:
+    for name, runs in evidence.spoken.items():
+        cosines, task, distill = (
+            _known(runs, column)
+            for column in ("gradient_cosine", "task_update_cosine", "distill_update_cosine")
         )
-
-
-def steps(groups: Mapping[str, Sequence[RunRecord]]) -> Iterator[str]:
-    """Say for how many seeds the gradients, and the last step, go against each other.
-
-    Args:
-        groups: name of an arm to speak of -> its runs.
-
-    Yields:
-        Sentences, about the probe batch after the last epoch.
-    """
-    for name, runs in groups.items():
-        found = {column: _known(runs, column) for column in _COSINES}
-        cosines, *updates = found.values()
         if not cosines:
             continue
         said = (
-            f"{name}, on the probe batch after the last epoch: the two gradients point against each other "
-            f"(cosine below 0) for {_below(cosines)}"
+            f"{name}, probe batch after the last epoch: the cosine between the two gradients is negative for "
+            f"{_negative(cosines)}"
         )
-        if all(updates):
+        if task and distill:
             said += (
-                "; going on in the direction of the last step would, to first order, raise the task loss for "
-                f"{_below(updates[0])}, and the distillation loss for {_below(updates[1])}"
+                "; a further step along the last one would, to first order, raise the task loss for "
+                f"{_negative(task)} and the distillation loss for {_negative(distill)}"
             )
         yield f"{said}."
 
 
-_COSINES = ("gradient_cosine", "task_update_cosine", "distill_update_cosine")
+def _known(runs: Runs, column: str) -> list[float]:
+    return [value for run in runs if (value := measure(run, column)) is not None]
 
 
-def _known(runs: Sequence[RunRecord], column: str) -> list[float]:
-    return [value for value in map(at_end(column), runs) if value is not None]
-
-
-def _below(values: Sequence[float]) -> str:
+def _negative(values: Sequence[float]) -> str:
     return _of(sum(value < 0 for value in values), len(values))
 
 
-def between(found: Sequence[Lines]) -> Iterator[str]:
-    """Say how far the task loss rises between students.
-
-    Args:
-        found: the lines to speak of.
-
-    Yields:
-        Sentences.
-    """
-    for line in found:
-        barriers = finite(line.barriers("task")) if "task" in line.values else []
-        if barriers:
-            mean = "" if len(barriers) == 1 else f", mean of {len(barriers)} lines"
+def _minima(evidence: Evidence) -> Iterator[str]:
+    yield from _measured_on(evidence, ("landscape", "sharpness", "interpolation"))
+    for line in evidence.lines:
+        barriers = line.barriers("task")
+        found = estimate(barriers)
+        if found is not None and line.arm in evidence.spoken:
+            mean = "" if len(barriers) == 1 else f"; mean of {len(barriers)} lines"
             yield (
-                f"On the straight line from a student of {line.start} to one of {line.arm} {line.whose} the "
-                f"task loss rises by up to {number(estimate(barriers))} above a straight line between its "
-                f"ends{mean}."
+                f"On the straight line from a student of {line.start} to one of {line.arm} {line.seeds} the "
+                f"task loss has a barrier of {number(found)} (its largest rise above the straight line "
+                f"between its ends{mean})."
             )
 
 
-def budget(tuning: Tuning) -> Iterator[str]:
-    """Say whether all arms tried the same learning rates as often, and whether these reached far enough.
-
-    Args:
-        tuning: what was tried.
-
-    Yields:
-        Sentences.
-    """
-    yield _equal(tuning)
-    ends = (min(tuning.rates), max(tuning.rates))
-    at_end = [f"{name} ({arm.chosen:g})" for name, arm in tuning.arms.items() if arm.chosen in ends]
-    if at_end and len(tuning.rates) > 1:
-        yield (
-            "At an end of the rates that were tried, so that a better one may lie past it: "
-            f"{', '.join(at_end)}."
-        )
+def _quality(evidence: Evidence) -> Iterator[str]:
+    yield from _measured_on(evidence, ("quality",))
 
 
-def _equal(tuning: Tuning) -> str:
+def _measured_on(evidence: Evidence, parts: Sequence[str]) -> Iterator[str]:
+    """State which images parts of the analyses were measured on, and warn where they differ between runs."""
+    analyses = [run.analysis for run in evidence.analysed_runs if run.analysis]
+    on: dict[str, dict[str, None]] = {}
+    for part in parts:
+        for one in analyses:
+            if getattr(one, part) is not None:
+                on.setdefault(_images(one.on(part)), {})[part] = None
+    if not on:
+        return
+    alike = len(on) == 1
+    images = " and ".join(text if alike else f"{text} ({', '.join(names)})" for text, names in on.items())
+    epochs = " / ".join(map(str, sorted({one.epoch for one in analyses if one.epoch is not None})))
+    counts = [
+        sum(any(getattr(run.analysis, part) for part in parts) for run in runs)
+        for runs in evidence.analysed.values()
+    ]
+    low, high = min(filter(None, counts)), max(counts)
+    runs_of = f"{low} to {high} runs" if low < high else f"{low} run{'s' * (low > 1)}"
+    alone = ": one run has no standard error and says little about other seeds" if high == 1 else ""
+    after = f" after epoch {epochs}" if epochs else ""
+    yield f"Measured on {images}{after}, for {runs_of} of each arm{alone}."
+    if unlike := [part for part in parts if sum(part in names for names in on.values()) > 1]:
+        yield f"Runs were measured on different images, so arms may not compare: {', '.join(unlike)}."
+
+
+def _images(on: MeasuredOn) -> str:
+    count = "" if on.images is None else f"{on.images:,}"
+    split = {"train": "training"}.get(on.split, on.split) if on.split else ""
+    return " ".join(word for word in (count, split, "images") if word)
+
+
+def _tuning(evidence: Evidence) -> Iterator[str]:
+    if evidence.comparison.tuning is not None:
+        yield from _budget(evidence.comparison.tuning)
+
+
+def _budget(tuning: Tuning) -> Iterator[str]:
+    """Say whether all arms tried the same learning rates, and which chose the lowest or the highest."""
+    rates = len(tuning.rates)
     unequal = [
-        name for name, arm in tuning.arms.items() if any(arm.at(rate) is None for rate in tuning.rates)
+        name
+        for name, arm in tuning.arms.items()
+        if any(arm.accuracies(rate) is None for rate in tuning.rates)
     ]
     if unequal:
-        return (
-            f"Budgets were not equal: {', '.join(unequal)} did not try all of the {len(tuning.rates)} rates."
+        yield f"Unequal budgets: {', '.join(unequal)} did not try all {rates} learning rates."
+    else:
+        yield (
+            f"Equal budgets: every arm tried the same {rates} learning rates with the same "
+            f"{len(tuning.seeds)} seeds, compared on validation images."
         )
-    return (
-        f"Budgets were equal: every arm tried the same {len(tuning.rates)} learning rates with the same "
-        f"{len(tuning.seeds)} seeds, judged on validation images."
-    )
+    ends = (min(tuning.rates), max(tuning.rates))
+    at_end = [f"{name} ({arm.chosen:g})" for name, arm in tuning.arms.items() if arm.chosen in ends]
+    if at_end and rates > 1:
+        yield f"Chosen at an end of the rates, so a better one may lie past it: {', '.join(at_end)}."
 
 
 def _of(count: int, seeds: int) -> str:
     return f"{count} of {seeds} seed{'s' * (seeds > 1)}"
+
+
+_SECTIONS: Mapping[str, Callable[[Evidence], Iterator[str]]] = {
+    "sweep": _sweep,
+    "losses": _losses,
+    "gradients": _gradients,
+    "minima": _minima,
+    "quality": _quality,
+    "tuning": _tuning,
+}

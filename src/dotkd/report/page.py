@@ -1,148 +1,232 @@
-"""The page of a report: one HTML file that needs no network, no script and no other file.
+"""The report as files: one HTML page, a Markdown file, tables as CSV and figures as SVG.
 
-Here belongs what turns a document into HTML. Whatever comes from a run is escaped.
+The order of the sections is decided here. A section shows its sentences, its first table, its figures, and
+its other tables.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from html import escape
-from importlib.resources import files
-from itertools import count
-from string import Template
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 
-from dotkd.report.conditions import without_seed
-from dotkd.report.document import Document, Section, compose
-from dotkd.report.figures import Chart, Panel
-from dotkd.report.inputs import Extras
-from dotkd.report.tables.table import Table
-from dotkd.report.tables.write import to_html
-from dotkd.report.text import reading
-from dotkd.runs import RunRecord
+import jinja2
 
-_MANY_NOTES = 6  # more of them are folded
+from dotkd.report.evidence import Evidence
+from dotkd.report.figures import Drawn, Scene, draw
+from dotkd.report.findings import findings_of, opening
+from dotkd.report.read import Comparison, read_comparison, without_seed
+from dotkd.report.tables import TABLES, Table, plain, tables_of, to_csv, to_markdown
+from dotkd.runs import FIGURES, MARKDOWN, PAGE, RunRecord, write_text
+from dotkd.runs import TABLES as FOLDER
+
+SECTIONS = {
+    "results": "Results",
+    "sweep": "Sweep",
+    "losses": "Losses",
+    "gradients": "Gradients",
+    "minima": "Minima",
+    "quality": "Predictions",
+    "cost": "Cost",
+    "tuning": "Tuning",
+}
+"""Key of a section -> its title, in the order of a report."""
 
 
-def render(runs: Sequence[RunRecord], extras: Extras | None = None) -> str:
-    """Make the page.
+@dataclass(frozen=True)
+class Section:
+    """A part of a report under a title."""
+
+    key: str
+    title: str
+    sentences: tuple[str, ...]
+    tables: tuple[Table, ...]
+    figures: tuple[Drawn, ...]
+
+    @property
+    def parts(self) -> tuple[Table | Drawn, ...]:
+        """Tables and figures in the order of the page."""
+        return (*self.tables[:1], *self.figures, *self.tables[1:])
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A recipe, and the runs that share it but for their seeds."""
+
+    name: str
+    runs: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Report:
+    """The content of a report."""
+
+    title: str
+    facts: str
+    lead: tuple[str, ...]
+    notes: tuple[str, ...]
+    sections: tuple[Section, ...]
+    recipes: tuple[Recipe, ...]
+    environment: Mapping[str, Sequence[str]]
+
+    @property
+    def tables(self) -> dict[str, Table]:
+        """All tables by name."""
+        return {table.name: table for section in self.sections for table in section.tables}
+
+    @property
+    def figures(self) -> dict[str, Drawn]:
+        """All figures by key."""
+        return {figure.key: figure for section in self.sections for figure in section.figures}
+
+
+def write_report(folder: Path | str) -> Path:
+    """Write the report of all finished runs in a folder.
+
+    Beside the page go ``report.md`` and ``tables/NAME.csv`` with the same numbers, and ``figures/NAME.svg``;
+    tables and figures of an older report that this one lacks are removed.
 
     Args:
-        runs: finished runs, teachers too.
-        extras: what was found beside them.
+        folder: Where the runs are, in it or below it.
 
     Returns:
-        An HTML document, complete in itself.
+        Path of the page, ``report.html`` in the folder.
 
     Raises:
-        BadInput: if no run is a student's, an arm has a seed twice, or analyses do not fit together.
+        BadInput: No run of a student is finished, an arm has a seed twice, or a file is broken.
     """
-    return to_page(compose(runs, extras or Extras()), runs)
+    folder = Path(folder)
+    report = compose(read_comparison(folder))
+    page, tables, figures = _to_html(report), report.tables, report.figures
+    for name in TABLES:
+        if name not in tables:
+            (folder / FOLDER / f"{name}.csv").unlink(missing_ok=True)
+    for path in (folder / FIGURES).glob("*.svg"):
+        if path.stem not in figures:
+            path.unlink()
+    texts = {
+        **{folder / FOLDER / f"{name}.csv": to_csv(table) for name, table in tables.items()},
+        **{folder / FIGURES / f"{key}.svg": figure.svg for key, figure in figures.items()},
+        folder / MARKDOWN: _to_markdown(report),
+        folder / PAGE: page,
+    }
+    for path, text in texts.items():
+        write_text(path, text)
+    return folder / PAGE
 
 
-def to_page(document: Document, runs: Sequence[RunRecord]) -> str:
-    """Write a document as HTML, with the recipes and the environment of its runs.
+def render(comparison: Comparison) -> str:
+    """Render the page.
 
     Args:
-        document: the report.
-        runs: the runs that it is about.
+        comparison: Finished runs, from :func:`~dotkd.report.read_comparison`.
 
     Returns:
-        The page.
+        An HTML document that needs no network, no script and no other file.
+
+    Raises:
+        BadInput: Analyses do not fit together; the message names the file.
     """
-    home = files("dotkd.report")
-    numbers = count(1)
-    links = [(section.key, section.title) for section in document.sections]
-    links += [("recipes", "Recipes"), ("environment", "Environment")]
-    return Template(home.joinpath("page.html").read_text(encoding="utf-8")).substitute(
-        title=escape(document.title),
-        style=home.joinpath("page.css").read_text(encoding="utf-8"),
-        facts=escape(document.facts),
-        links="\n".join(f'<li><a href="#{key}">{escape(title)}</a></li>' for key, title in links),
-        summary=_paragraphs(document.lead),
-        notes=_notes(document.notes),
-        sections="\n".join(_section(one, numbers, noisy=document.noisy) for one in document.sections),
-        recipes="\n".join(_recipes(runs)),
-        environment=_environment(runs),
+    return _to_html(compose(comparison))
+
+
+def compose(comparison: Comparison) -> Report:
+    """Compute, say and draw everything that a report shows."""
+    evidence = Evidence(comparison)
+    scene = Scene(evidence)
+    sections = []
+    for key, title in SECTIONS.items():
+        tables, figures = tuple(tables_of(key, evidence)), tuple(draw(scene, key))
+        if tables or figures or (key == "sweep" and comparison.sweep):
+            sections.append(Section(key, title, findings_of(key, evidence), tables, figures))
+    data, student = _common(comparison, "data", "name"), _common(comparison, "student", "model")
+    return Report(
+        title=f"Distillation report: {data}, {student}",
+        facts=_facts(evidence),
+        lead=opening(evidence),
+        notes=evidence.summary.notes,
+        sections=tuple(sections),
+        recipes=_recipes([*comparison.runs, *comparison.teachers]),
+        environment=_environment([*comparison.runs, *comparison.teachers]),
     )
 
 
-def _paragraphs(sentences: Sequence[str]) -> str:
-    return "\n".join(f"<p>{escape(sentence)}</p>" for sentence in sentences)
+def _common(comparison: Comparison, table: str, key: str) -> str:
+    return " / ".join(dict.fromkeys(str(run.recipe.get(table, {}).get(key, "?")) for run in comparison.runs))
 
 
-def _notes(notes: Sequence[str]) -> str:
-    if not notes:
-        return ""
-    items = "".join(f"<li>{escape(note)}</li>" for note in notes)
-    text = f'<ul class="notes" aria-label="Notes">{items}</ul>'
-    if len(notes) > _MANY_NOTES:
-        return f"<details><summary>{len(notes)} notes on unequal conditions</summary>{text}</details>"
-    return text
-
-
-def _section(section: Section, numbers: Iterator[int], *, noisy: bool) -> str:
-    parts = [
-        to_html(part) if isinstance(part, Table) else _figure(next(numbers), part, noisy=noisy)
-        for part in section.parts
+def _facts(evidence: Evidence) -> str:
+    """Return the line below the title."""
+    runs, arms = evidence.comparison.runs, evidence.summary.arms
+    epochs = sorted({len(run.metrics) for run in runs})
+    noise = sorted({run.recipe["data"].get("label_noise", 0.0) for run in runs})
+    facts = [
+        f"{len(arms)} arm{'s' * (len(arms) > 1)}",
+        f"{len(runs)} run{'s' * (len(runs) > 1)}",
+        f"{' / '.join(map(str, epochs))} epoch{'s' * (epochs != [1])}",
+        f"{' / '.join(sorted({f'{arm.parameters:,}' for arm in arms}))} parameters",
     ]
-    said = f'<div class="said">{_paragraphs(section.sentences)}</div>' if section.sentences else ""
-    return (
-        f'<section aria-labelledby="{section.key}"><h2 id="{section.key}">{escape(section.title)}</h2>\n'
-        + "\n".join([said, *parts])
-        + "</section>"
-    )
+    if any(noise):
+        facts.append(
+            f"{' / '.join(f'{100 * share:g}' for share in noise)} % of the training labels are wrong"
+        )
+    return " · ".join(facts)
 
 
-def _figure(place: int, chart: Chart, *, noisy: bool) -> str:
-    legend = "".join(
-        f'<li><span aria-hidden="true">{sample}</span>{escape(name)}</li>' for sample, name in chart.legend
-    )
-    if legend:
-        legend = f'<ul class="legend">{legend}</ul>'
-    scale = f'<div class="scale">{_panel(chart.scale)}</div>' if chart.scale else ""
-    panels = "".join(map(_panel, chart.panels))
-    return (
-        f'<figure id="figure-{chart.key}">{legend}{scale}'
-        f'<div class="panels{" small" * chart.small}">{panels}</div>'
-        f"<figcaption><strong>Figure {place}.</strong> {escape(chart.caption)} "
-        f"{escape(reading(chart.key, noisy=noisy and chart.of_training))}</figcaption></figure>"
-    )
-
-
-def _panel(panel: Panel) -> str:
-    return panel.svg.replace("<svg", f'<svg role="img" aria-label="{escape(panel.label)}"', 1)
-
-
-def _recipes(runs: Sequence[RunRecord]) -> Iterator[str]:
-    """One folded recipe for all runs whose recipes differ in seeds only."""
-    groups: list[tuple[tuple[str, bool, Mapping[str, Any]], list[RunRecord]]] = []
+def _recipes(runs: Sequence[RunRecord]) -> tuple[Recipe, ...]:
+    """Group the runs whose recipes differ in seeds only."""
+    groups: list[list[RunRecord]] = []
     for run in sorted(runs, key=lambda run: (run.is_teacher, run.name, run.seed)):
-        key = (run.name, run.is_teacher, without_seed(run))
-        same = next((members for other, members in groups if other == key), None)
-        if same is None:
-            groups.append((key, [run]))
+        same = (
+            members
+            for members in groups
+            if members[0].is_teacher == run.is_teacher and without_seed(members[0]) == without_seed(run)
+        )
+        members = next(same, None)
+        if members is None:
+            groups.append([run])
         else:
-            same.append(run)
-    for (name, is_teacher, _), members in groups:
-        seeds = ", ".join(str(run.seed) for run in members)
-        text = (
-            f"{escape(name)} <small>{'teacher, ' if is_teacher else ''}seed{'s' * (len(members) > 1)} {seeds}"
-        )
-        shown = f"; shown: seed {members[0].seed}" if len(members) > 1 else ""
-        yield (
-            f"<details><summary>{text}{shown}</small></summary>"
-            f'<pre tabindex="0"><code>{escape(members[0].recipe_text.strip())}</code></pre></details>'
-        )
+            members.append(run)
+    found = []
+    for first, *others in groups:
+        seeds = ", ".join(str(run.seed) for run in (first, *others))
+        said = f"{'teacher, ' * first.is_teacher}seed{'s' * bool(others)} {seeds}"
+        shown = f"; shown: seed {first.seed}" if others else ""
+        found.append(Recipe(first.name, said + shown, first.recipe_text.strip()))
+    return tuple(found)
 
 
-def _environment(runs: Sequence[RunRecord]) -> str:
-    keys = dict.fromkeys(key for run in runs for key in run.environment)
-    rows = []
-    for key in keys:
-        values = dict.fromkeys(str(run.environment.get(key, "unknown")) for run in runs)
-        shown = "<br>".join(escape(value) for value in values)
-        rows.append(f'<tr><th scope="row">{escape(str(key))}</th><td>{shown}</td></tr>')
-    return (
-        '<div class="scroll" tabindex="0" role="region" aria-label="Environment"><table class="environment">'
-        "<caption>As the runs recorded it; several lines where runs differ.</caption>"
-        f"<tbody>{''.join(rows)}</tbody></table></div>"
+def _environment(runs: Sequence[RunRecord]) -> dict[str, list[str]]:
+    keys = dict.fromkeys(str(key) for run in runs for key in run.environment)
+    return {
+        key: list(dict.fromkeys(str(run.environment.get(key, "unknown")) for run in runs)) for key in keys
+    }
+
+
+# ---------------------------------------------------------------- forms
+
+
+@cache
+def _templates() -> jinja2.Environment:
+    return jinja2.Environment(
+        loader=jinja2.PackageLoader("dotkd.report"),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
     )
+
+
+def _to_html(report: Report) -> str:
+    return _templates().get_template("page.html").render(report=report).lstrip()
+
+
+def _to_markdown(report: Report) -> str:
+    blocks = [f"# {plain(report.title)}", plain(report.facts), *map(plain, report.lead)]
+    if report.notes:
+        blocks.append("\n".join(f"- {plain(note)}" for note in report.notes))
+    for section in report.sections:
+        if section.tables or section.sentences:
+            blocks += [f"## {plain(section.title)}", *map(plain, section.sentences)]
+            blocks += map(to_markdown, section.tables)
+    return "\n\n".join([*blocks, f"Figures, recipes and environment: `{PAGE}`."]) + "\n"

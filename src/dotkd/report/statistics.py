@@ -1,30 +1,30 @@
-"""The numbers of a report: means and errors of each arm, and differences paired by seed.
+"""Estimates over seeds and paired differences: the summary of a comparison and the choices of a sweep.
 
-Here belongs everything that is computed from runs; how it is said or drawn belongs to the neighbours.
-Accuracies stay fractions here. An interval is a two-sided 95 % interval of Student's t.
+Accuracies are fractions here. An interval is a two-sided 95 % interval of Student's t. Numbers beyond the
+metrics of runs, such as those of analyses, belong to ``evidence``.
 """
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from dotkd.errors import BadInput
-from dotkd.report.conditions import ORDER, kind_of, notes, partners, teacher_notes
-from dotkd.report.inputs import Sweep
+from dotkd.records import Sweep
+from dotkd.report.read import KINDS, Arms, Comparison, Point, Series, notes, partners
 from dotkd.runs import RunRecord
 
 LEVEL = 0.95
+TEST, BEST_TEST, VALIDATION = "test_accuracy", "best_test_accuracy", "validation_accuracy"
 _NO_SPREAD = 1e-9  # accuracies are counts of few images: equal differences do occur
 
-Measure = Callable[[RunRecord], float | None]
+Runs = Sequence[RunRecord]
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean over ``n`` seeds; one seed has no deviation, no standard error and no interval."""
+    """A mean over ``n`` seeds; one seed has no deviation, standard error or interval."""
 
     n: int
     mean: float
@@ -36,7 +36,7 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Arm:
-    """What the runs of one name have in common; ``kind`` is one of ORDER, or another optimizer's name.
+    """The runs of one name.
 
     ``test``, ``validation`` and the losses are of the last epoch, ``best`` is the test accuracy of the
     epoch chosen on validation images. ``epochs`` and ``best_epochs`` are those epochs, seed by seed.
@@ -60,11 +60,11 @@ class Arm:
 
 @dataclass(frozen=True)
 class Difference:
-    """A measure of two arms, ``arm`` minus ``against``, over the seeds that both have.
+    """A measure of two arms, ``arm`` minus ``against``, paired over the seeds that both have.
 
     ``verdict`` is "higher" or "lower" where the interval excludes 0, "not distinguishable" where it
     contains 0, "one seed" and "no spread" where there is no interval, and "no common seed". ``effect`` is
-    Cohen's d_z: the mean of the differences over their standard deviation, where they have one.
+    Cohen's d_z: the mean of the differences over their standard deviation.
     """
 
     arm: str
@@ -79,7 +79,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class Teacher:
-    """A teacher run: a line to compare with, not an arm."""
+    """A teacher's run: a reference, not an arm."""
 
     name: str
     seed: int
@@ -88,7 +88,7 @@ class Teacher:
 
 @dataclass(frozen=True)
 class Summary:
-    """All numbers of a report that quote the test accuracy after the last epoch.
+    """Arms and their paired differences in test accuracy after the last epoch.
 
     ``to_baseline`` has every other arm, ``to_plain`` every distilled arm, ``to_sgd`` each DOT arm
     against plain momentum with its method, ``to_control`` each DOT arm against its matched control.
@@ -104,59 +104,55 @@ class Summary:
     notes: tuple[str, ...]
 
     def to_json(self) -> dict[str, Any]:
-        """Give the same as a dict of lists, strings and numbers."""
+        """Return the summary as dicts, lists, strings and numbers."""
         return {
             key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()
         }
 
 
-def summarize(runs: Sequence[RunRecord], sweep: Sweep | None = None) -> Summary:
-    """Compute the numbers of a report.
+def summarize(comparison: Comparison) -> Summary:
+    """Compute the estimates of all arms and the differences between them.
 
     Args:
-        runs: finished runs; those of one name are one arm, teachers are a reference only.
-        sweep: what was swept, if anything was: of several values, the baseline has those of the recipe.
+        comparison: Finished runs by arm, from :func:`~dotkd.report.read_comparison`. The baseline is plain
+            momentum with a teacher; of several swept values it is the value that the recipe had.
 
     Returns:
-        The arms in order (plain, then momentum, DOT, control, then by name), and their differences.
-
-    Raises:
-        BadInput: if no run is a student's, or an arm has a seed twice.
+        The summary; arms are in the order of the comparison.
     """
-    groups = by_arm(runs)
-    if not groups:
-        raise BadInput("no finished run of a student: there is nothing to report")
-    kinds = {name: kind_of(members[0]) for name, members in groups.items()}
-    plain = [name for name, kind in kinds.items() if kind == "plain"]
-    distilled = [name for name, kind in kinds.items() if kind != "plain"]
-    sgd, dot, controls = ([name for name in distilled if kinds[name] == kind] for kind in ORDER[1:])
+    arms, kinds = comparison.arms, comparison.kinds
+    plain, sgd, dot, controls = ([name for name in arms if kinds[name] == kind] for kind in KINDS)
+    distilled = [name for name in arms if name not in plain]
     candidates = sgd if len(sgd) == 1 else distilled or plain
     baseline = candidates[0]
     said: list[str] = []
-    # Of momenta that were swept the first is the one to compare with: delta 0 is plain momentum.
-    if kinds[baseline] == "sgd" and (unswept := _as_before(sweep, baseline, candidates)) is not None:
+    # Of swept momenta the first is the baseline: delta 0 is plain momentum.
+    if kinds[baseline] == "sgd" and (unswept := _unswept(comparison.sweep, baseline, candidates)) is not None:
         baseline = unswept
-        said.append(f"Arms are compared with {baseline}: it has the values of the recipe that was swept.")
-    with_sgd, with_control = (partners(groups, dot, others) for others in (sgd, controls))
-    teachers = [run for run in runs if run.is_teacher]
+        said.append(f"The baseline is {baseline}: it has the values of the recipe before the sweep.")
+    to_sgd, to_control = (partners(arms, dot, others) for others in (sgd, controls))
 
     def differences(pairs: Sequence[tuple[str, str]]) -> tuple[Difference, ...]:
-        return tuple(difference(groups[arm], groups[against]) for arm, against in pairs)
+        return tuple(difference(arms[arm], arms[against]) for arm, against in pairs)
 
     return Summary(
-        arms=tuple(_arm(members) for members in groups.values()),
+        arms=tuple(_arm(runs, kinds[name]) for name, runs in arms.items()),
         baseline=baseline,
-        to_baseline=differences([(name, baseline) for name in groups if name != baseline]),
+        to_baseline=differences([(name, baseline) for name in arms if name != baseline]),
         to_plain=differences([(name, plain[0]) for name in distilled if plain]),
-        to_sgd=differences(with_sgd),
-        to_control=differences(with_control),
-        teachers=tuple(Teacher(run.name, run.seed, run.results["last"]["test_accuracy"]) for run in teachers),
-        notes=(*said, *notes(groups, [*with_sgd, *with_control]), *teacher_notes(teachers, groups)),
+        to_sgd=differences(to_sgd),
+        to_control=differences(to_control),
+        teachers=tuple(
+            Teacher(run.name, run.seed, run.results.last.test_accuracy)
+            for run in comparison.teachers
+            if run.results.last.test_accuracy is not None
+        ),
+        notes=(*said, *notes(comparison, [*to_sgd, *to_control])),
     )
 
 
-def _as_before(sweep: Sweep | None, baseline: str, candidates: Sequence[str]) -> str | None:
-    """Find the arm that has the values which the baseline's recipe had before it was swept."""
+def _unswept(sweep: Sweep | None, baseline: str, candidates: Sequence[str]) -> str | None:
+    """Return the arm with the values that the recipe of the baseline had before the sweep."""
     if sweep is None:
         return None
     base = next((arm.base for arm in sweep.arms if arm.name == baseline), None)
@@ -165,92 +161,69 @@ def _as_before(sweep: Sweep | None, baseline: str, candidates: Sequence[str]) ->
     return next((name for name in same if name in candidates), None)
 
 
-def by_arm(runs: Sequence[RunRecord]) -> dict[str, list[RunRecord]]:
-    """Sort students' runs into arms, in the order of a report; within an arm by seed.
-
-    Args:
-        runs: the runs; teachers are left out.
-
-    Returns:
-        Name of an arm -> its runs.
-
-    Raises:
-        BadInput: if an arm has a seed twice, for then no pairing by seed is right, or a run was not tested.
-    """
-    groups: dict[str, list[RunRecord]] = {}
-    for run in sorted((run for run in runs if not run.is_teacher), key=lambda run: run.seed):
-        if last_test(run) is None:
-            raise BadInput(
-                f"{run.path} was never tested, as trials of a learning rate are not: no report is made"
-            )
-        members = groups.setdefault(run.name, [])
-        if members and members[-1].seed == run.seed:
-            where = f"{members[-1].path} and {run.path}"
-            raise BadInput(f"arm {run.name!r} has seed {run.seed} twice: {where}; move one of them away")
-        members.append(run)
-
-    def place(name: str) -> tuple[int, bool, str]:
-        run = groups[name][0]
-        kind = kind_of(run)
-        # Among the arms without a teacher the student as it is comes before, say, label smoothing.
-        return (ORDER.index(kind) if kind in ORDER else len(ORDER), "method" in run.recipe, name)
-
-    return {name: groups[name] for name in sorted(groups, key=place)}
+def _arm(runs: Runs, kind: str) -> Arm:
+    test = over_seeds(runs, TEST)
+    assert test is not None  # runs that were not tested are refused where they are read
+    return Arm(
+        name=runs[0].name,
+        kind=kind,
+        seeds=tuple(run.seed for run in runs),
+        epochs=tuple(run.results.last.epoch for run in runs),
+        best_epochs=tuple(run.results.best.epoch for run in runs if run.results.best),
+        test=test,
+        best=over_seeds(runs, BEST_TEST),
+        validation=over_seeds(runs, VALIDATION),
+        task_loss=over_seeds(runs, "train_task_loss"),
+        distill_loss=over_seeds(runs, "train_distill_loss"),
+        validation_loss=over_seeds(runs, "validation_loss"),
+        validation_distill_loss=over_seeds(runs, "validation_distill_loss"),
+        seconds=float(np.mean([run.results.seconds for run in runs])),
+        parameters=runs[0].results.parameters,
+    )
 
 
-# ---------------------------------------------------------------- what is measured
+# ---------------------------------------------------------------- estimates and differences
 
 
-def last_test(run: RunRecord) -> float | None:
-    """Give the test accuracy after the last epoch."""
-    return known(run.results["last"]["test_accuracy"])
+def measure(run: RunRecord, name: str) -> float | None:
+    """Return a test accuracy of a run, :data:`TEST` or :data:`BEST_TEST`, or a metric of its last epoch."""
+    if name == TEST:
+        return run.results.last.test_accuracy
+    if name == BEST_TEST:
+        return run.results.best.test_accuracy if run.results.best else None
+    value: float | None = getattr(run.metrics[-1], name)
+    return value
 
 
-def best_test(run: RunRecord) -> float | None:
-    """Give the test accuracy of the epoch that was best on validation images, if one was chosen."""
-    best = run.results.get("best")
-    return known(best.get("test_accuracy")) if best else None
+def over_seeds(runs: Runs, name: str) -> Estimate | None:
+    """Estimate a measure over the runs that have it; None if none has."""
+    return estimate([measure(run, name) for run in runs])
 
 
-def at_end(column: str) -> Measure:
-    """Make a measure of a column of the metrics, at the last epoch."""
-    return lambda run: known(run.metrics[-1].get(column))
+def estimate(values: Iterable[float | None]) -> Estimate | None:
+    """Return mean, deviation (n - 1), standard error and interval of the known values; None without any."""
+    from scipy.special import stdtrit  # type: ignore[import-untyped]  # slow to load
 
-
-def known(value: Any) -> float | None:
-    """Return a finite number as it is, and nothing for anything else."""
-    return value if isinstance(value, int | float) and math.isfinite(value) else None
-
-
-def over_seeds(runs: Iterable[RunRecord], measure: Measure) -> Estimate | None:
-    """Estimate a measure over the runs that have it; nothing if none has."""
-    found = [value for value in map(measure, runs) if value is not None]
-    return estimate(found) if found else None
-
-
-def estimate(values: Sequence[float]) -> Estimate:
-    """Give mean, deviation (n - 1), standard error and 95 % interval of the mean of some values."""
-    from scipy import stats  # type: ignore[import-untyped]  # slow to load
-
-    n, mean = len(values), float(np.mean(values))
+    found = [value for value in values if value is not None and math.isfinite(value)]
+    if not found:
+        return None
+    n, mean = len(found), float(np.mean(found))
     if n == 1:
         return Estimate(n, mean, None, None, None, None)
-    deviation = float(np.std(values, ddof=1))
+    deviation = float(np.std(found, ddof=1))
     error = deviation / math.sqrt(n)
-    reach = float(stats.t.ppf((1 + LEVEL) / 2, n - 1)) * error
+    reach = float(stdtrit(n - 1, (1 + LEVEL) / 2)) * error
     return Estimate(n, mean, deviation, error, mean - reach, mean + reach)
 
 
-def difference(
-    arm: Sequence[RunRecord], against: Sequence[RunRecord], measure: Measure = last_test
-) -> Difference:
-    """Compare a measure of two arms seed by seed; the test accuracy after the last epoch by default."""
-    ours, theirs = (_by_seed(runs, measure) for runs in (arm, against))
-    seeds = tuple(seed for seed in ours if seed in theirs)
-    names = (arm[0].name, against[0].name)
-    if not seeds:
+def difference(arm: Runs, against: Runs, name: str = TEST) -> Difference:
+    """Compare a measure of two arms, paired by seed."""
+    ours, theirs = ({run.seed: measure(run, name) for run in runs} for runs in (arm, against))
+    pairs = {seed: (value, theirs.get(seed)) for seed, value in ours.items()}
+    found = {seed: a - b for seed, (a, b) in pairs.items() if a is not None and b is not None}
+    names, seeds, paired = (arm[0].name, against[0].name), tuple(found), estimate(found.values())
+    if paired is None:
         return Difference(*names, seeds, None, None, None, "no common seed")
-    paired = estimate([ours[seed] - theirs[seed] for seed in seeds])
     effect = None
     if paired.low is None or paired.high is None:
         verdict = "one seed"
@@ -265,26 +238,55 @@ def difference(
     return Difference(*names, seeds, paired.mean, paired.low, paired.high, verdict, effect)
 
 
-def _by_seed(runs: Iterable[RunRecord], measure: Measure) -> Mapping[int, float]:
-    found = {run.seed: measure(run) for run in runs}
-    return {seed: value for seed, value in found.items() if value is not None}
+# ---------------------------------------------------------------- sweeps
 
 
-def _arm(runs: Sequence[RunRecord]) -> Arm:
-    chosen = [run.results["best"]["epoch"] for run in runs if run.results.get("best")]
-    return Arm(
-        name=runs[0].name,
-        kind=kind_of(runs[0]),
-        seeds=tuple(run.seed for run in runs),
-        epochs=tuple(run.results["last"]["epoch"] for run in runs),
-        best_epochs=tuple(chosen),
-        test=estimate([run.results["last"]["test_accuracy"] for run in runs]),
-        best=over_seeds(runs, best_test),
-        validation=over_seeds(runs, at_end("validation_accuracy")),
-        task_loss=over_seeds(runs, at_end("train_task_loss")),
-        distill_loss=over_seeds(runs, at_end("train_distill_loss")),
-        validation_loss=over_seeds(runs, at_end("validation_loss")),
-        validation_distill_loss=over_seeds(runs, at_end("validation_distill_loss")),
-        seconds=float(np.mean([run.results["seconds"] for run in runs])),
-        parameters=int(runs[0].results["parameters"]),
-    )
+@dataclass(frozen=True)
+class Choice:
+    """The point of a series with the best mean validation accuracy, compared with others on validation.
+
+    ``against`` names arms of the series by their values, neighbours first; a baseline outside the sweep has
+    its own name.
+    """
+
+    series: Series
+    best: Point
+    accuracy: float
+    against: tuple[Difference, ...]
+
+
+def choose(comparison: Comparison, baseline: str) -> tuple[Choice, ...]:
+    """Choose the best value of each series on validation images.
+
+    Args:
+        comparison: The runs.
+        baseline: The arm to compare with, unless it is swept too.
+
+    Returns:
+        A choice for each series whose runs all have a validation accuracy: otherwise the test images would
+        have to choose.
+    """
+    swept = {name for series in comparison.series for name in series.names}
+    outside = None if baseline in swept else baseline
+    found = [_choose(series, comparison.arms, outside) for series in comparison.series]
+    return tuple(choice for choice in found if choice is not None)
+
+
+def _choose(series: Series, arms: Arms, baseline: str | None) -> Choice | None:
+    found: list[float] = []
+    for name in series.names:
+        accuracy = over_seeds(arms[name], VALIDATION)
+        if accuracy is None or accuracy.n < len(arms[name]):
+            return None
+        found.append(accuracy.mean)
+    place = max(range(len(found)), key=found.__getitem__)
+    best = series.points[place]
+
+    def against(name: str, label: str) -> Difference:
+        return replace(difference(arms[best.name], arms[name], VALIDATION), arm=best.label, against=label)
+
+    neighbours = [series.points[i] for i in (place - 1, place + 1) if 0 <= i < len(found)]
+    compared = [against(point.name, point.label) for point in neighbours]
+    if baseline is not None:
+        compared.append(against(baseline, baseline))
+    return Choice(series, best, found[place], tuple(compared))

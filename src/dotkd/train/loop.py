@@ -151,7 +151,7 @@ def _finished(folder: Path, teacher: Path | None) -> Results:
         raise BadInput(
             f"{folder} holds a finished run with another teacher than {teacher}: give another --output"
         )
-    return Results.model_validate(record.results)
+    return record.results
 
 
 @contextmanager
@@ -222,10 +222,10 @@ def _epochs(run: RunState, folder: Path, on_epoch: Sequence[OnEpoch], on_step: O
         is_best = accuracy is not None and (best is None or accuracy > best)
         if is_best:
             run.best = _evaluation(metrics)
-        runs.append_line(folder / runs.METRICS, metrics.model_dump())
+        runs.append_record(folder / runs.METRICS, metrics)
         if found.layers is not None:
             gradients = EpochGradients(epoch=run.epoch, layers=found.layers)
-            runs.append_line(folder / runs.GRADIENTS, gradients.model_dump())
+            runs.append_record(folder / runs.GRADIENTS, gradients)
         save(run, folder, is_best=is_best)
         for call in on_epoch:
             call(metrics)
@@ -234,9 +234,7 @@ def _epochs(run: RunState, folder: Path, on_epoch: Sequence[OnEpoch], on_step: O
 def _finish(run: RunState, folder: Path, *, test: bool) -> Results:
     """Read the test images for the last epoch and for the best; write the student and the results."""
     recipe = run.recipe
-    metrics = [
-        EpochMetrics.model_validate(line, strict=False) for line in runs.read_lines(folder / runs.METRICS)
-    ]
+    metrics = runs.read_records(folder / runs.METRICS, EpochMetrics)
     last = _evaluation(metrics[-1])
     if test:
         last = _tested(run, last)
@@ -256,7 +254,7 @@ def _finish(run: RunState, folder: Path, *, test: bool) -> Results:
         last=last,
         best=best,
     )
-    runs.write_json(folder / runs.RESULTS, results.model_dump())
+    runs.write_record(folder / runs.RESULTS, results)
     return results
 
 
