@@ -273,7 +273,7 @@ def to_csv(table: Table) -> str:
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow([field for column in table.columns for field in column.fields])
-    for row in table.rows:
+    for row in (row for group in table.groups for row in group.rows):
         cells = zip(table.columns, row, strict=True)
         writer.writerow(
             [value for column, cell in cells for value in cell.values or [None] * len(column.fields)]
