@@ -14,8 +14,7 @@ from functools import cache
 from pathlib import Path
 
 from dotkd.report import read_comparison
-from dotkd.report.page import Report, compose
-from dotkd.report.tables import plain, to_markdown
+from dotkd.report.page import Report, compose, plain, to_markdown
 
 ROOT = Path(__file__).parents[1]
 STUDIES = ROOT / "studies" / "results"

@@ -213,13 +213,12 @@ def full(tmp_path_factory):
     write_sweep(root, keys, WEIGHTS[::2], bases=("KD", "KD + DOT"), seeds=2, epochs=3)
     write_tuning(root)
     write_analyses(root)
-    write_report(root)
     return root
 
 
 @pytest.fixture(scope="module")
 def report(full):
-    """The same without its figures, which are on the page."""
+    """Its report without figures, which take their time."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(page_module, "draw", lambda _scene, _section: ())
         return compose(read_comparison(full))
@@ -227,24 +226,31 @@ def report(full):
 
 @pytest.fixture(scope="module")
 def whole(full):
-    return (full / "report.html").read_text(encoding="utf-8")
+    return write_report(full).read_text(encoding="utf-8")
 
 
-def test_everything_is_there(whole, report):
+def test_every_section_and_table_is_there(report):
     assert [section.key for section in report.sections] == list(SECTIONS)
     assert set(report.tables) == set(TABLES)
+
+
+@pytest.mark.slow
+def test_every_figure_is_there(whole):
     figures = re.findall(r'<figure id="figure-([\w-]+)">', whole)
     assert sorted(figures) == sorted(FIGURES)
     assert re.findall(r"<strong>Figure (\d+)\.", whole) == [str(n + 1) for n in range(len(figures))]
     tags(whole)
 
 
+@pytest.mark.slow
 def test_ids_and_links_meet(whole):
     ids = re.findall(r'\bid="([^"]+)"', whole)
     assert len(ids) == len(set(ids))
     assert set(re.findall(r'(?:href="#|url\(#)([^")]+)', whole)) <= set(ids)
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("whole")
 def test_files_beside_the_page(full, report):
     assert sorted(path.stem for path in (full / "tables").iterdir()) == sorted(TABLES)
     assert sorted(path.stem for path in (full / "figures").iterdir()) == sorted(FIGURES)
@@ -256,6 +262,8 @@ def test_files_beside_the_page(full, report):
             assert sentence.replace("_", "\\_") in markdown
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("whole")
 @pytest.mark.parametrize("name", ["report.html", "report.md", *(f"tables/{name}.csv" for name in TABLES)])
 def test_no_stray_numbers(full, name):
     text = re.sub(r'(d|id|href)="[^"]*"', "", (full / name).read_text(encoding="utf-8"))

@@ -10,7 +10,7 @@ from html import unescape
 import pytest
 
 from dotkd.records import Sweep, Tuning
-from dotkd.report.page import _templates
+from dotkd.report.page import _templates, plain, to_csv, to_markdown
 from dotkd.report.statistics import Estimate
 from dotkd.report.tables import (
     TABLES,
@@ -20,11 +20,8 @@ from dotkd.report.tables import (
     Table,
     number,
     percent,
-    plain,
     points,
     tables_of,
-    to_csv,
-    to_markdown,
     trim,
 )
 from dotkd.runs import find_runs

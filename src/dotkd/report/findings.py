@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dotkd.records import MeasuredOn, Tuning
 from dotkd.report.evidence import Evidence, against_fronts, both_lower
 from dotkd.report.read import Comparison
-from dotkd.report.statistics import Difference, Runs, Summary, estimate, measure
+from dotkd.report.statistics import Difference, Summary, estimate
 from dotkd.report.tables import interval, number, points
 
 
@@ -190,7 +190,7 @@ def _losses(evidence: Evidence) -> Iterator[str]:
 def _gradients(evidence: Evidence) -> Iterator[str]:
     for name, runs in evidence.spoken.items():
         cosines, task, distill = (
-            _known(runs, column)
+            [value for run in runs if (value := getattr(run.metrics[-1], column)) is not None]
             for column in ("gradient_cosine", "task_update_cosine", "distill_update_cosine")
         )
         if not cosines:
@@ -205,10 +205,6 @@ def _gradients(evidence: Evidence) -> Iterator[str]:
                 f"{_negative(task)} and the distillation loss for {_negative(distill)}"
             )
         yield f"{said}."
-
-
-def _known(runs: Runs, column: str) -> list[float]:
-    return [value for run in runs if (value := measure(run, column)) is not None]
 
 
 def _negative(values: Sequence[float]) -> str:

@@ -4,9 +4,13 @@ The order of the sections is decided here. A section shows its sentences, its fi
 its other tables.
 """
 
-from collections.abc import Mapping, Sequence
+import csv
+import io
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from html import escape
 from pathlib import Path
 
 import jinja2
@@ -15,7 +19,7 @@ from dotkd.report.evidence import Evidence
 from dotkd.report.figures import Drawn, Scene, draw
 from dotkd.report.findings import findings_of, opening
 from dotkd.report.read import Comparison, read_comparison, without_seed
-from dotkd.report.tables import TABLES, Table, plain, tables_of, to_csv, to_markdown
+from dotkd.report.tables import DASH, TABLES, Cell, Table, tables_of
 from dotkd.runs import FIGURES, MARKDOWN, PAGE, RunRecord, write_text
 from dotkd.runs import TABLES as FOLDER
 
@@ -203,7 +207,7 @@ def _environment(runs: Sequence[RunRecord]) -> dict[str, list[str]]:
     }
 
 
-# ---------------------------------------------------------------- forms
+# ---------------------------------------------------------------- HTML, Markdown and CSV
 
 
 @cache
@@ -230,3 +234,48 @@ def _to_markdown(report: Report) -> str:
             blocks += [f"## {plain(section.title)}", *map(plain, section.sentences)]
             blocks += map(to_markdown, section.tables)
     return "\n\n".join([*blocks, f"Figures, recipes and environment: `{PAGE}`."]) + "\n"
+
+
+def to_markdown(table: Table) -> str:
+    """Write a table in GitHub's Markdown, with its title above and its caption below."""
+    lines = [
+        f"### {plain(table.title)}",
+        "",
+        _line(plain(column.title) for column in table.columns),
+        _line(["---", *["---:"] * (len(table.columns) - 1)]),
+    ]
+    for group in table.groups:
+        if group.heading:
+            lines.append(_line([f"**{plain(group.heading)}**", *[""] * (len(table.columns) - 1)]))
+        lines += [_line(_markdown_cell(cell) for cell in row) for row in group.rows]
+    return "\n".join([*lines, "", plain(table.caption)])
+
+
+def _line(cells: Iterable[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _markdown_cell(cell: Cell) -> str:
+    if not cell.text:
+        return DASH
+    text = f"**{plain(cell.text)}**" if cell.marked else plain(cell.text)
+    return f"{text} ({'; '.join(map(plain, cell.small))})" if cell.small else text
+
+
+def plain(text: str) -> str:
+    """Escape a text for one line of Markdown."""
+    line = escape(" ".join(text.split()), quote=False)
+    return re.sub(r"([\\`*_\[\]|~$#])", r"\\\1", line)
+
+
+def to_csv(table: Table) -> str:
+    """Write a table with a column for each field; numbers are not rounded, unknown ones are empty."""
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow([field for column in table.columns for field in column.fields])
+    for row in (row for group in table.groups for row in group.rows):
+        cells = zip(table.columns, row, strict=True)
+        writer.writerow(
+            [value for column, cell in cells for value in cell.values or [None] * len(column.fields)]
+        )
+    return stream.getvalue()

@@ -1,16 +1,12 @@
-"""The tables of a report, and how they become Markdown and CSV; the page shows them by its template.
+"""The tables of a report, and how their numbers are written.
 
 To add a table, write a function here under ``@table(NAME, SECTION)``. A cell has text for readers and
-unrounded numbers for the CSV file, both from the same estimate. Text is plain: its user escapes it.
+unrounded numbers for the CSV file, both from the same estimate. Text is plain: ``page`` escapes it.
 """
 
-import csv
-import io
 import math
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from html import escape
 
 from dotkd.report.evidence import (
     WORSE,
@@ -699,51 +695,3 @@ def _rate(accuracies: Sequence[float] | None, seeds: int, *, chosen: bool) -> Ce
         return Cell(DASH, small, (None, None, None, 0))
     cell = _percent_cell(found, *small, *(["chosen"] if chosen else []))
     return replace(cell, marked=chosen)
-
-
-# ---------------------------------------------------------------- Markdown and CSV
-
-
-def to_markdown(table: Table) -> str:
-    """Write a table in GitHub's Markdown, with its title above and its caption below."""
-    lines = [
-        f"### {plain(table.title)}",
-        "",
-        _line(plain(column.title) for column in table.columns),
-        _line(["---", *["---:"] * (len(table.columns) - 1)]),
-    ]
-    for group in table.groups:
-        if group.heading:
-            lines.append(_line([f"**{plain(group.heading)}**", *[""] * (len(table.columns) - 1)]))
-        lines += [_line(_markdown_cell(cell) for cell in row) for row in group.rows]
-    return "\n".join([*lines, "", plain(table.caption)])
-
-
-def _line(cells: Iterable[str]) -> str:
-    return f"| {' | '.join(cells)} |"
-
-
-def _markdown_cell(cell: Cell) -> str:
-    if not cell.text:
-        return DASH
-    text = f"**{plain(cell.text)}**" if cell.marked else plain(cell.text)
-    return f"{text} ({'; '.join(map(plain, cell.small))})" if cell.small else text
-
-
-def plain(text: str) -> str:
-    """Escape a text for one line of Markdown."""
-    line = escape(" ".join(text.split()), quote=False)
-    return re.sub(r"([\\`*_\[\]|~$#])", r"\\\1", line)
-
-
-def to_csv(table: Table) -> str:
-    """Write a table with a column for each field; numbers are not rounded, unknown ones are empty."""
-    stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow([field for column in table.columns for field in column.fields])
-    for row in table.rows:
-        cells = zip(table.columns, row, strict=True)
-        writer.writerow(
-            [value for column, cell in cells for value in cell.values or [None] * len(column.fields)]
-        )
-    return stream.getvalue()

@@ -228,10 +228,8 @@ def panels(count: int, columns: int = 2, size: tuple[float, float] = PANEL) -> t
     """Make a figure with some panels in rows; the size is that of a panel, in inches."""
     columns = min(columns, count)
     rows = -(-count // columns)
-    figure = Figure(figsize=(columns * size[0], rows * size[1]), layout="constrained")
-    engine = figure.get_layout_engine()
-    assert isinstance(engine, ConstrainedLayoutEngine)
-    engine.set(hspace=0.06)
+    room = ConstrainedLayoutEngine(hspace=0.06)
+    figure = Figure(figsize=(columns * size[0], rows * size[1]), layout=room)
     every = list(figure.subplots(rows, columns, squeeze=False).flat)
     for spare in every[count:]:
         spare.remove()
