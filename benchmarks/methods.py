@@ -35,7 +35,11 @@ def step_of(method: str) -> tuple[Callable[[], None], int]:
         optimizer.step()
         optimizer.zero_grad()
 
-    learned = sum(p.numel() for p in distiller.method.parameters() if p.requires_grad)
+    learned = sum(
+        p.numel()
+        for name, p in distiller.named_parameters()
+        if name.startswith("method.") and p.requires_grad
+    )
     return step, learned
 
 

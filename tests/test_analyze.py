@@ -53,9 +53,7 @@ def test_the_middle_of_the_surface_is_the_student(folder):
     assert surface["task"][1][1] == pytest.approx(found["quality"]["nll"], rel=1e-5)
     total = 0.1 * surface["task"][1][1] + 0.9 * surface["distill"][1][1]
     assert surface["total"][1][1] == pytest.approx(total, rel=1e-5)
-    assert score(student, held_out).loss == pytest.approx(
-        surface["task"][1][1], rel=0.3
-    )  # 150 of 200 images
+    assert score(student, held_out).loss == pytest.approx(surface["task"][1][1], rel=0.3)  # 150 of 200 images
 
 
 def test_a_plain_student_has_no_distillation_loss(folder):
