@@ -35,8 +35,10 @@ def step_of(method: str) -> tuple[Callable[[], None], int]:
         optimizer.step()
         optimizer.zero_grad()
 
-    learned = sum(p.numel() for p in distiller.trainable_parameters()) - sum(
-        p.numel() for p in student.parameters()
+    learned = sum(
+        p.numel()
+        for name, p in distiller.named_parameters()
+        if name.startswith("method.") and p.requires_grad
     )
     return step, learned
 

@@ -1,4 +1,4 @@
-"""Weights from files: what a run wrote, its checkpoints, published files, and whose they are."""
+"""Weights from files: student files, checkpoints and published files, and their recipes."""
 
 import pytest
 import torch
