@@ -30,105 +30,73 @@ class Mutant(NamedTuple):
 MUTANTS = [
     Mutant(
         "task momentum without delta",
-        "dot.py",
+        "sgd.py",
         'return {"task": momentum - delta, "distill": momentum + delta}',
         'return {"task": momentum, "distill": momentum + delta}',
     ),
     Mutant(
         "streams swapped",
-        "dot.py",
+        "sgd.py",
         'return {"task": momentum - delta, "distill": momentum + delta}',
         'return {"task": momentum + delta, "distill": momentum - delta}',
     ),
     Mutant(
         "one-loss parameters with the shifted momentum",
-        "momentum.py",
-        "momentum = momenta[name] if shared else plain",
+        "sgd.py",
+        "momentum = momenta[name] if several else plain",
         "momentum = momenta[name]",
     ),
     Mutant(
         "gains on one-loss parameters",
-        "momentum.py",
-        "gain = self._gain(group, name) if shared else 1.0",
+        "sgd.py",
+        "gain = self._gain(group, name) if several else 1.0",
         "gain = self._gain(group, name)",
     ),
     Mutant(
         "no decay for distillation-only parameters",
-        "momentum.py",
-        'weight_decay=group["weight_decay"] if name == first else 0.0,',
-        'weight_decay=group["weight_decay"] if name == self.streams[0] else 0.0,',
+        "sgd.py",
+        'weight_decay=gain * group["weight_decay"] if name == first else 0.0,',
+        'weight_decay=gain * group["weight_decay"] if name == self.streams[0] else 0.0,',
     ),
     Mutant(
         "decay in both streams",
-        "momentum.py",
-        'weight_decay=group["weight_decay"] if name == first else 0.0,',
-        'weight_decay=group["weight_decay"],',
+        "sgd.py",
+        'weight_decay=gain * group["weight_decay"] if name == first else 0.0,',
+        'weight_decay=gain * group["weight_decay"],',
     ),
     Mutant(
         "decay without the gain",
-        "momentum.py",
-        "weight_decay=gain * weight_decay,",
-        "weight_decay=weight_decay,",
+        "sgd.py",
+        'weight_decay=gain * group["weight_decay"] if name == first else 0.0,',
+        'weight_decay=group["weight_decay"] if name == first else 0.0,',
     ),
     Mutant(
         "normalize upside down",
-        "momentum.py",
+        "sgd.py",
         "gain *= (1 - momentum) / (1 - plain)",
         "gain *= (1 - plain) / (1 - momentum)",
     ),
     Mutant(
         "the first group's delta for all",
-        "dot.py",
+        "sgd.py",
         'momentum, delta = group["momentum"], group["delta"]',
         'momentum, delta = group["momentum"], self.param_groups[0]["delta"]',
     ),
     Mutant(
-        "zero_grad marks before it zeroes",
-        "streams.py",
-        "        super().zero_grad(set_to_none)\n        if not set_to_none:\n"
-        "            self._intake.mark_zeroed(self._params())",
-        "        if not set_to_none:\n            self._intake.mark_zeroed(self._params())\n"
-        "        super().zero_grad(set_to_none)",
-    ),
-    Mutant("zero_grad keeps the kept sets", "streams.py", "        self._intake.drop()\n", ""),
-    Mutant("step keeps the kept sets", "streams.py", "        self._intake.end(sets[primary], params)\n", ""),
-    Mutant(
-        "captured gradients not unscaled",
-        "intake.py",
-        "            grads = unscale(grads, scaler)\n",
-        "",
-    ),
-    Mutant(
-        "an overflow of the distillation stays hidden",
-        "intake.py",
-        "self.signal(params, self._bad)",
-        "self.signal(params, torch.zeros_like(self._bad))",
-    ),
-    Mutant("signal of +0.0", "gradients.py", "torch.full_like(param, -0.0)", "torch.full_like(param, 0.0)"),
-    Mutant(
-        "parked gradients are lost",
-        "intake.py",
-        "        self.add(self.primary, self.take(params))\n        self.consents",
-        "        self.take(params)\n        self.consents",
-    ),
-    Mutant(
-        "joint clipping by the first set's norm",
-        "clipping.py",
-        "            total = sum_of(total, grads)",
-        "            total = total or grads",
-    ),
-    Mutant(
-        "fused on any memory layout",
-        "kernels.py",
-        "    if any(other.stride() != param.stride() for other in others):",
-        "    if False:",
-    ),
-    Mutant(
         "buffers only where a gradient arrived",
-        "momentum.py",
-        "if len(states[0]) < len(self.streams):",
-        "if False:",
+        "sgd.py",
+        "            for param in params:\n                self._init_state(param)",
+        "            pass",
     ),
+    Mutant(
+        "nesterov edits the gradients",
+        "sgd.py",
+        "if gain != 1.0 or foreach_may_edit:",
+        "if gain != 1.0:",
+    ),
+    Mutant("fused on any memory layout", "sgd.py", "other.stride() != param.stride() or ", ""),
+    Mutant("fused on buffers of any shape", "sgd.py", " or other.shape != param.shape", ""),
+    Mutant("a cycled momentum passes", "sgd.py", '"base_momentum" in group', '"base_momentum" is group'),
     Mutant(
         "second moment of the task gradient alone",
         "adamw.py",
@@ -138,8 +106,109 @@ MUTANTS = [
     Mutant(
         "bias correction with the other stream's beta",
         "adamw.py",
-        "beta = first_betas[name] if others else beta1",
+        "beta = self.momenta(group)[name] if others else beta1",
         "beta = beta1",
+    ),
+    Mutant("complex moments", "adamw.py", "if t.is_complex() else t for t", "if False else t for t"),
+    Mutant(
+        "zero_grad marks before it zeroes",
+        "base.py",
+        "        super().zero_grad(set_to_none)\n        if not set_to_none:\n"
+        "            self._sets.mark_zeroed(self._params())",
+        "        if not set_to_none:\n            self._sets.mark_zeroed(self._params())\n"
+        "        super().zero_grad(set_to_none)",
+    ),
+    Mutant("zero_grad keeps the kept sets", "base.py", "        self._sets.clear()\n", ""),
+    Mutant(
+        "step keeps the kept sets", "base.py", "            self._sets.end(params)\n", "            pass\n"
+    ),
+    Mutant("groups share their gradients", "base.py", "                start = end\n", ""),
+    Mutant("ages are mixed", "base.py", "self._age(self.state.get(param, {})))", "None)"),
+    Mutant(
+        "a key that a checkpoint lacks is lost",
+        "base.py",
+        "for key, value in own.items() if key in self.defaults",
+        "for key, value in own.items() if False",
+    ),
+    Mutant("loading keeps the task gradient", "base.py", "        self.zero_grad()\n", ""),
+    Mutant(
+        "several processes without a group",
+        "base.py",
+        "if self.process_group is None and _several_processes():",
+        "if False:",
+    ),
+    Mutant(
+        "a state of any shape",
+        "_checks.py",
+        "isinstance(value, Tensor) and value.shape != param.shape",
+        "False",
+    ),
+    Mutant(
+        "captured gradients not unscaled",
+        "gradients.py",
+        "            grads = unscale(grads, scaler)\n",
+        "",
+    ),
+    Mutant(
+        "an overflow of the distillation stays hidden",
+        "gradients.py",
+        "torch.where(self.overflow.to(param.device), torch.nan, shown)",
+        "torch.where(self.overflow.to(param.device), shown, shown)",
+    ),
+    Mutant("marker of +0.0", "gradients.py", "torch.full_like(param, -0.0)", "torch.full_like(param, 0.0)"),
+    Mutant(
+        "gradients put aside are lost",
+        "gradients.py",
+        "            self._add(self.primary, self._take(params))\n            self.captured = frozenset()",
+        "            self._take(params)\n            self.captured = frozenset()",
+    ),
+    Mutant(
+        "a failed pass forgets the zeros",
+        "gradients.py",
+        "            vars(self).update(before)\n",
+        '            vars(self).update({**before, "notes": {}})\n',
+    ),
+    Mutant(
+        "edits in place are not seen",
+        "gradients.py",
+        "return param.grad is self.grad and self.grad._version == self.version",
+        "return param.grad is self.grad",
+    ),
+    Mutant(
+        "replaced gradients are not seen",
+        "gradients.py",
+        "return param.grad is self.grad and self.grad._version == self.version",
+        "return param.grad is not None and param.grad._version == self.version",
+    ),
+    Mutant(
+        "hooks stay on the parameters",
+        "gradients.py",
+        "            handle.remove()\n",
+        "            pass\n",
+    ),
+    Mutant(
+        "the user's backward passes are not noted",
+        "gradients.py",
+        "        self._hook(params)\n",
+        "",
+    ),
+    Mutant(
+        "no marker after a capture",
+        "gradients.py",
+        "        if not there or self.overflow is not None:",
+        "        if self.overflow is not None:",
+    ),
+    Mutant(
+        "the sets stay handed over",
+        "gradients.py",
+        "        self.handed_over = False\n",
+        '        self.handed_over = getattr(self, "handed_over", False)\n',
+    ),
+    Mutant(
+        "joint clipping by the first set's norm",
+        "gradients.py",
+        "            total = sum_of(total, grads)",
+        "            total = total or grads",
     ),
     Mutant(
         "sums instead of means over processes",
@@ -150,10 +219,19 @@ MUTANTS = [
     Mutant(
         "reach of this process only",
         "distributed.py",
-        "_like(param, mean) if count > 0 else None",
-        "_like(param, mean) if count > 1 else None",
+        "_like(param, mean) if next(counts) > 0 else None",
+        "_like(param, mean) if next(counts) > 1 else None",
+    ),
+    Mutant(
+        "sharded gradients are averaged too",
+        "distributed.py",
+        "for i, param in enumerate(params) if not is_sharded(param)]",
+        "for i, param in enumerate(params)]",
     ),
 ]
+
+# Mutants that only several processes can tell.
+OF_PROCESSES = {"several processes without a group"}
 
 
 def survives(mutant: Mutant, folder: Path) -> bool:
@@ -165,8 +243,9 @@ def survives(mutant: Mutant, folder: Path) -> bool:
     if text.count(mutant.line) != 1:
         raise SystemExit(f"{mutant.name}: {mutant.file} has {text.count(mutant.line)} times: {mutant.line!r}")
     path.write_text(text.replace(mutant.line, mutant.broken))
-    tests = ["tests/distributed"] if mutant.file == "distributed.py" else ["tests/optim"]
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *tests]
+    of_processes = mutant.file == "distributed.py" or mutant.name in OF_PROCESSES
+    tests = ["tests/distributed"] if of_processes else ["tests/optim"]
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-m", "", "-p", "no:cacheprovider", *tests]
     # PYTHONPATH comes before the installed package.
     environment = {**os.environ, "PYTHONPATH": str(source), "PYTHONDONTWRITEBYTECODE": "1"}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)

@@ -323,6 +323,10 @@ class GradientSets:
                 "or a framework's clipping; to edit all sets alike, do it in place on the gradients that "
                 "opt.gradients() yields; to begin anew, call opt.zero_grad()"
             )
+        else:
+            for param, note in touched:  # a marker that the owner of the sets has scaled along
+                if note.void and param.grad is note.grad and all_zero([note.grad]):
+                    self.notes[param] = Note(note.grad, note.grad._version, void=True)
 
     def _zeroed_in_place(self, params: Sequence[Tensor], touched: Sequence[tuple[Tensor, Note]]) -> bool:
         """Say whether somebody has filled ``.grad`` with zeros; waits for the device where all was edited."""
