@@ -167,6 +167,16 @@ def test_fused_on_demand_accepts_channels_last_step_after_step():
     assert all(tensor.is_contiguous(memory_format=LAST) for tensor in fused)
 
 
+def test_fused_on_demand_overlooks_the_stride_of_a_dimension_of_one():
+    """A 1x1 convolution is contiguous and channels_last at once; cuDNN's gradients have other strides."""
+    param = nn.Parameter(normal(4, 3, 1, 1))
+    grads = [normal(4, 3, 1, 1, seed=seed).to(memory_format=LAST) for seed in (1, 2)]
+    assert grads[0].stride() != param.stride()
+    copies = [param.detach().clone().requires_grad_() for _ in range(2)]
+    fused, loop = (walk(p, [grads] * 2, **k) for p, k in zip(copies, ({"fused": True}, LOOP), strict=True))
+    assert_all_close(fused, loop, rtol=1e-6, atol=1e-6)
+
+
 def test_several_runs_in_one_step_are_one_update(kernel):
     sizes = [base._CACHED - 3, 7, 1, base._CACHED + 5, 2]
     params = [torch.nn.Parameter(normal(size, seed=i)) for i, size in enumerate(sizes)]

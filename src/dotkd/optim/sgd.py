@@ -517,10 +517,16 @@ def _check_fused(param: Tensor, others: Sequence[Tensor]) -> None:
         problem = f"of dtype {dtype} on {device!r}"
     elif not dense:
         problem = f"with strides {param.stride()}: only contiguous or channels_last ones"
-    elif any(other.stride() != param.stride() or other.shape != param.shape for other in others):
+    elif any(_layout(other) != _layout(param) for other in others):
         problem = "whose gradients or buffers are laid out otherwise in memory than the parameter itself"
     elif any(other.dtype != dtype for other in others):
         problem = f"of dtype {dtype} whose gradients or buffers have another"
     else:
         return
     raise RuntimeError(f"fused=True cannot update a parameter {problem}")
+
+
+def _layout(tensor: Tensor) -> tuple[torch.Size, list[int]]:
+    """Return the shape, and the strides of the dimensions in which there is more than one step."""
+    steps = zip(tensor.shape, tensor.stride(), strict=True)
+    return tensor.shape, [stride for size, stride in steps if size > 1]
