@@ -73,6 +73,8 @@ def test_values_are_checked_like_the_file():
         sweep_arms(arms("kd-dot"), parse_sweep("optimizer.delta=0.5"))
     with pytest.raises(BadInput, match=r"no recipe has optimizer\.delta"):
         sweep_arms(arms("kd"), parse_sweep("optimizer.delta=0.05"))
+    with pytest.raises(BadInput, match=r"no recipe has name\.K"):  # no table
+        sweep_arms(arms("kd"), parse_sweep("name.K=1,2"))
 
 
 def test_names_of_folders_keep_numbers_apart():

@@ -76,7 +76,7 @@ def sweep_arms(recipes: Sequence[Recipe], axis: SweepAxis) -> tuple[list[Recipe]
     places = [key.split(".") for key in axis.keys]
     for recipe in recipes:
         tables = recipe.model_dump(exclude_none=True)
-        if not all(key in tables.get(table, {}) for table, key in places):
+        if not all(isinstance(tables.get(table), dict) and key in tables[table] for table, key in places):
             arms.append(recipe)
             continue
         tables.pop("published", None)
