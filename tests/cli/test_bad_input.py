@@ -63,6 +63,8 @@ MISTAKES = [
     (["optimizer.lr=-1"], r"optimizer\.lr: must .*, got -1"),
     (["optimizer.lr='1'"], r"optimizer\.lr: must be a number, got '1'"),
     (["optimizer.delta=0.5"], r"momentum=0\.9 and delta=0\.5"),
+    (["optimizer.nesterov=true", "optimizer.momentum=0", "optimizer.delta=0"], "nesterov .* momentum > 0"),
+    (["method.task_weight=0", "method.distill_weight=0"], r"task_weight .*distill_weight are both 0"),
     (["schedule.warmup=99"], "warmup must end before epochs"),
     (["student.mean=[1]"], "mean and std must have one number for each channel"),
     (["data.root=somewhere"], r"root must be '' for digits"),

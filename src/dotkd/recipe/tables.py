@@ -351,6 +351,12 @@ class SGDTable(OptimizerTable):
     weight_decay: Annotated[Rate, Field(description="L2 penalty.")] = 0.0
     nesterov: Annotated[bool, Field(description="Nesterov momentum.")] = False
 
+    @model_validator(mode="after")
+    def _nesterov_has_momentum(self) -> Self:
+        if self.nesterov and self.momentum == 0:
+            raise ValueError("nesterov = true needs momentum > 0, got 0")
+        return self
+
 
 class TwoMomentaTable(SGDTable):
     """What the optimizers with two momenta have in common."""
@@ -589,6 +595,9 @@ class Recipe(Table):
             raise ValueError("[method] needs a [teacher]: distillation has both, a plain student neither")
         if self.method and not self.distils and self.teacher is not None:
             raise ValueError(f"method {self.method['name']!r} has no teacher: leave [teacher] out")
+        method = self.method or {}
+        if self.distils and not (method["task_weight"] or method["distill_weight"]):
+            raise ValueError("method.task_weight and method.distill_weight are both 0: one must be > 0")
         if not self.distils and self.student.features():
             key = next(iter(self.student.features()))
             raise ValueError(f"student.{key} is read by methods with a teacher only: leave it out")
