@@ -124,6 +124,11 @@ def test_learned_parts_made_again_are_those_of_a_teacher_that_was_there(method, 
     assert torch.equal(again.objective.teach(images).logits, once.objective.teach(images).logits)
 
 
+def test_a_teacher_that_is_not_trained_is_asked_for():
+    with pytest.raises(BadInput, match="teacher of recipe .* is not trained yet"):
+        build_run(load_recipe("quick/digits-kd"))
+
+
 # ---------------------------------------------------------------- optimizers
 
 
@@ -238,6 +243,15 @@ def test_a_control_resumes_to_the_same_bits(teacher, tmp_path):
     train(recipe, tmp_path / "stopped", teacher=teacher, resume=True)
     assert lines(tmp_path / "stopped") == lines(tmp_path / "alone")
     assert (tmp_path / "stopped" / STUDENT).read_bytes() == (tmp_path / "alone" / STUDENT).read_bytes()
+
+
+def test_a_control_of_another_form_is_refused(teacher, tmp_path, monkeypatch):
+    recipe = load_recipe(CONTROL, SHORT)
+    with monkeypatch.context() as patch, pytest.raises(Stop):
+        patch.setattr(building, "_one_pass_will_do", lambda *_: False)
+        train(recipe, tmp_path, teacher=teacher, on_epoch=[stop])
+    with pytest.raises(BadInput, match="control as 'two-stream', which is now 'sgd'"):
+        train(recipe, tmp_path, teacher=teacher, resume=True)
 
 
 def test_the_kernel_is_chosen_by_the_device_of_the_resumed_run(teacher, tmp_path):

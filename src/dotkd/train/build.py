@@ -113,14 +113,15 @@ def build_run(recipe: Recipe, teacher: Path | nn.Module | None = None) -> RunSta
 
     Args:
         recipe: The recipe.
-        teacher: The file of the teacher's weights, or a network, which becomes the run's own. None: as the
-            recipe says.
+        teacher: The file of the teacher's weights, or a network, which becomes the run's own. None: the
+            recipe's ``teacher.checkpoint``, if it has one.
 
     Returns:
         The run.
 
     Raises:
-        BadInput: There is no such device, data or checkpoint, or they do not fit together.
+        BadInput: There is no such device, data or checkpoint, they do not fit together, or the recipe trains
+            its teacher first and no ``teacher`` is given.
 
     Example:
         >>> from dotkd.recipe import load_recipe
@@ -128,7 +129,13 @@ def build_run(recipe: Recipe, teacher: Path | nn.Module | None = None) -> RunSta
         >>> len(run.data.train), type(run.optimizer).__name__
         (1200, 'SGD')
     """
-    return check_recipe(recipe, teacher).start()
+    prepared = check_recipe(recipe, teacher)
+    if prepared.untrained is not None:
+        raise BadInput(
+            f"{recipe.name}: the teacher of recipe {prepared.untrained.recipe.name!r} is not trained yet: train "
+            "it and pass its student.safetensors as teacher, or call train(), which does both"
+        )
+    return prepared.start()
 
 
 def check_recipe(recipe: Recipe, teacher: Path | nn.Module | Recipe | None = None) -> Prepared:
@@ -345,10 +352,11 @@ def _try(distiller: Distiller, batch: Batch) -> None:
 
 def _refuse_single_image(distiller: Distiller, recipe: Recipe, images: int) -> None:
     norms = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in distiller.modules())
-    if norms and images % recipe.data.batch_size == 1:
+    size = recipe.data.batch_size
+    if norms and (images % size or size) == 1:
         raise BadInput(
-            f"data.batch_size: {recipe.data.batch_size} leaves one of {images} images for the last batch, "
-            "and batch norm needs two: take another size"
+            f"data.batch_size: {size} leaves one of {images} images for the last batch, and batch norm needs "
+            "two: take another size"
         )
 
 

@@ -61,9 +61,15 @@ def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]
         Entries that differ, with their present values: threads, a version, hardware.
 
     Raises:
-        BadInput: The data, the teacher or the start weights differ: not the same run.
+        BadInput: The data, the teacher, the start weights or the form of the control differ: not the same
+            run.
     """
     different = {key: value for key, value in now.items() if before.get(key) != value}
+    if "control" in different:  # torch.optim.SGD would take another optimizer's state without a word
+        raise BadInput(
+            f"optimizer: this run began with the control as {before.get('control')!r}, which is now "
+            f"{now['control']!r}: give another --output"
+        )
     for key in different:
         if key.endswith("_checksum"):
             part = key.removesuffix("_checksum")
