@@ -125,7 +125,7 @@ def test_learned_parts_made_again_are_those_of_a_teacher_that_was_there(method, 
 
 
 def test_a_teacher_that_is_not_trained_is_asked_for():
-    with pytest.raises(BadInput, match="teacher of recipe .* is not trained yet"):
+    with pytest.raises(BadInput, match=r"of recipe .* is not trained yet"):
         build_run(load_recipe("quick/digits-kd"))
 
 
@@ -247,9 +247,10 @@ def test_a_control_resumes_to_the_same_bits(teacher, tmp_path):
 
 def test_a_control_of_another_form_is_refused(teacher, tmp_path, monkeypatch):
     recipe = load_recipe(CONTROL, SHORT)
-    with monkeypatch.context() as patch, pytest.raises(Stop):
+    with monkeypatch.context() as patch:
         patch.setattr(building, "_one_pass_will_do", lambda *_: False)
-        train(recipe, tmp_path, teacher=teacher, on_epoch=[stop])
+        with pytest.raises(Stop):
+            train(recipe, tmp_path, teacher=teacher, on_epoch=[stop])
     with pytest.raises(BadInput, match="control as 'two-stream', which is now 'sgd'"):
         train(recipe, tmp_path, teacher=teacher, resume=True)
 

@@ -132,8 +132,8 @@ def build_run(recipe: Recipe, teacher: Path | nn.Module | None = None) -> RunSta
     prepared = check_recipe(recipe, teacher)
     if prepared.untrained is not None:
         raise BadInput(
-            f"{recipe.name}: the teacher of recipe {prepared.untrained.recipe.name!r} is not trained yet: train "
-            "it and pass its student.safetensors as teacher, or call train(), which does both"
+            f"{recipe.name}: its teacher, of recipe {prepared.untrained.recipe.name!r}, is not trained yet: "
+            "train it and pass its student.safetensors as teacher, or call train(), which does both"
         )
     return prepared.start()
 
