@@ -38,9 +38,9 @@ def watch_published(trainer: PublishedTrainer, watch: Stopwatch) -> None:
 
 def watch_ours(trainer: Ours, watch: Stopwatch) -> None:
     """Put a stopwatch around the phases of a run of dotkd."""
-    objective, optimizer = trainer.session.objective, trainer.session.optimizer
-    _wrap(objective, watch, teach="teacher", forward="losses")
-    _wrap(objective.student, watch, forward="student")
+    distiller, optimizer = trainer.session.distiller, trainer.session.optimizer
+    _wrap(distiller, watch, teach="teacher", forward="losses")
+    _wrap(distiller.student, watch, forward="student")
     _wrap(optimizer, watch, backward="optimizer", step="optimizer", zero_grad="optimizer")
 
 

@@ -81,13 +81,13 @@ class _Opened(NamedTuple):
 
     def params(self) -> list[nn.Parameter]:
         """Trainable parameters of the student."""
-        return [param for param in self.state.objective.student.parameters() if param.requires_grad]
+        return [param for param in self.state.distiller.student.parameters() if param.requires_grad]
 
     def mean_losses(self, data: Images, *, accuracy: bool = False) -> dict[str, Tensor]:
         """Mean losses: raw ``task`` and ``distill``, and the ``total`` that is differentiated."""
         sums: dict[str, Tensor] = {}
         for batch in data.batches(self.state.recipe.data.batch_size):
-            losses = self.state.objective(batch.images, batch.labels, index=batch.index, progress=1.0)
+            losses = self.state.distiller(batch.images, batch.labels, index=batch.index, progress=1.0)
             found = {"task": losses.raw_task, "total": losses.task}
             if losses.distill is not None:
                 found |= {"distill": losses.raw_distill, "total": losses.task + losses.distill}
@@ -131,12 +131,12 @@ _DENSITY_SAMPLES, _DENSITY_STEPS, _DENSITY_POINTS = 1, 26, 201
 
 def _sharpness(run: _Opened, data: Images) -> dict[str, records.Sharpness]:
     """Curvature of each raw loss at the student."""
-    objective = run.state.objective
-    weights = objective.weights()
+    distiller = run.state.distiller
+    weights = distiller.weights()
     batch = data.batch(torch.arange(len(data), device=data.device))
 
     def raw(kind: str) -> Tensor:  # with its graph, which the logged raw losses lack
-        losses = objective(batch.images, batch.labels, index=batch.index, progress=1.0)
+        losses = distiller(batch.images, batch.labels, index=batch.index, progress=1.0)
         value: Tensor = getattr(losses, kind)
         return value / weights[kind]
 
@@ -179,12 +179,12 @@ _BATCH = 256
 
 def _quality(run: _Opened, data: Images) -> records.Quality:
     """Calibration, proper scores, robustness and worst classes; with a teacher, agreement with it."""
-    model, objective = run.state.deployable.eval(), run.state.objective
+    model, distiller = run.state.deployable.eval(), run.state.distiller
     logits, target = _logits(model, data)
     diagram = analysis.reliability_diagram(logits, target)
     found: dict[str, Any] = {}
-    if objective.teacher is not None:
-        teach = objective.teach
+    if distiller.teacher is not None:
+        teach = distiller.teach
         theirs, _ = _logits(lambda images: teach(images).logits, data)
         if theirs.shape == logits.shape:
             found["agreement"] = _agreement(logits, theirs, target)
@@ -279,7 +279,7 @@ def _interpolation(run: _Opened, data: Images) -> records.Interpolation:
     """Losses and accuracy from the reference's student, at 0, to this run's, at 1."""
     assert run.reference is not None
     recipe = load_recipe(run.reference / RECIPE)
-    ours = run.state.objective.student.state_dict(keep_vars=True)
+    ours = run.state.distiller.student.state_dict(keep_vars=True)
     theirs = _student_state(run.reference)
     if reason := _difference(ours, theirs):
         return records.Interpolation(arm=recipe.name, seed=recipe.run.seed, reason=reason)
@@ -434,7 +434,7 @@ def _measure(
     state = _open(folder, recipe)
     run = _Opened(state, grid, wanted.reference)
     split = "test" if state.data.validation is None else "validation"
-    remembers = "index" in state.objective.needs
+    remembers = "index" in state.distiller.needs
     losses_split = "train" if remembers else split
     found = _kept(folder / ANALYSIS).model_copy(
         update={
@@ -444,7 +444,7 @@ def _measure(
             "losses_split": losses_split,
         }
     )
-    with in_evaluation_mode(state.objective):
+    with in_evaluation_mode(state.distiller):
         for name in wanted.parts:
             on_part(folder, name)
             part = PARTS[name]

@@ -115,13 +115,13 @@ def test_learned_parts_made_again_are_those_of_a_teacher_that_was_there(method, 
     assert prepared.untrained is not None
     prepared.load_teacher(file)
     again, once = prepared.start(), build_run(recipe, file)
-    assert isinstance(once.objective.method, Method)
-    ours, theirs = again.objective.state_dict(), once.objective.state_dict()
+    assert isinstance(once.distiller.method, Method)
+    ours, theirs = again.distiller.state_dict(), once.distiller.state_dict()
     assert ours.keys() == theirs.keys()
     for name, tensor in theirs.items():
         torch.testing.assert_close(ours[name], tensor, rtol=0, atol=0, equal_nan=True)
     images = once.data.train.batch(range(8)).images
-    assert torch.equal(again.objective.teach(images).logits, once.objective.teach(images).logits)
+    assert torch.equal(again.distiller.teach(images).logits, once.distiller.teach(images).logits)
 
 
 def test_a_teacher_that_is_not_trained_is_asked_for():

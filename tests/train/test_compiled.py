@@ -44,7 +44,7 @@ def teacher(tmp_path_factory):
     return folder / runs.STUDENT
 
 
-def objective_of(method, student=None):
+def distiller_of(method, student=None):
     torch.manual_seed(0)
     shape = {"image_shape": (1, 8, 8)}
     student = create_model("small/cnn8", 10, **shape) if student is None else student
@@ -55,8 +55,8 @@ def objective_of(method, student=None):
     return Distiller(student, teacher, method, **given).train()
 
 
-def optimizer_of(name, objective):
-    params = [param for param in objective.parameters() if param.requires_grad]
+def optimizer_of(name, distiller):
+    params = [param for param in distiller.parameters() if param.requires_grad]
     if name == "deepkd":
         return MultiMomentumSGD(params, lr=0.01, momenta=deepkd_momenta(0.9, 0.05))
     if name == "dot":
@@ -70,15 +70,15 @@ def example_of(step):
     return Example(images, torch.randint(10, (BATCH,), generator=generator), torch.arange(BATCH) + step)
 
 
-def follow(objective, optimizer, *, whole, steps=5, atol=0.0, precision="fp32"):
+def follow(distiller, optimizer, *, whole, steps=5, atol=0.0, precision="fp32"):
     """Train two copies, one by way of graphs; the losses, the gradients and who they reach, the weights."""
-    twin = copy.deepcopy(objective)
-    optimizers = [optimizer_of(optimizer, each) for each in (objective, twin)]
-    before = {name: value.clone() for name, value in objective.state_dict().items()}
+    twin = copy.deepcopy(distiller)
+    optimizers = [optimizer_of(optimizer, each) for each in (distiller, twin)]
+    before = {name: value.clone() for name, value in distiller.state_dict().items()}
     stream = torch.get_rng_state()
-    compiled = Compiled(objective, optimizers[0], example_of(0), precision=precision, whole=whole)
+    compiled = Compiled(distiller, optimizers[0], example_of(0), precision=precision, whole=whole)
     assert torch.equal(torch.get_rng_state(), stream)
-    for name, value in objective.state_dict().items():
+    for name, value in distiller.state_dict().items():
         torch.testing.assert_close(value, before[name], rtol=0, atol=0, equal_nan=True)
     for step in range(steps):
         batch, progress = example_of(step), step / steps
@@ -101,7 +101,7 @@ def follow(objective, optimizer, *, whole, steps=5, atol=0.0, precision="fp32"):
         for each in optimizers:
             each.step()
             each.zero_grad()
-    for name, value in objective.state_dict().items():
+    for name, value in distiller.state_dict().items():
         torch.testing.assert_close(value, twin.state_dict()[name], rtol=atol, atol=atol, equal_nan=True)
     return compiled
 
@@ -115,44 +115,44 @@ def follow(objective, optimizer, *, whole, steps=5, atol=0.0, precision="fp32"):
     ],
 )
 def test_graphs_have_the_bits_of_the_method(method, whole, uncompiled):
-    objective = objective_of(method)
+    distiller = distiller_of(method)
     optimizer = "deepkd" if method == "deepkd" else "dot"
     if whole and method in NOT_ONE_GRAPH:
         with pytest.raises(BadInput, match=f"'step' is not for {NOT_ONE_GRAPH[method]}.*: take 'parts'"):
-            follow(objective, optimizer, whole=whole)
+            follow(distiller, optimizer, whole=whole)
         return
-    follow(objective, optimizer, whole=whole, steps=3)
+    follow(distiller, optimizer, whole=whole, steps=3)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("whole", [False, True])
 def test_graphs_for_one_gradient_of_the_sum_and_without_a_teacher(whole, uncompiled):
-    follow(objective_of("kd"), "sgd", whole=whole, atol=1e-6)
-    follow(objective_of(None), "sgd", whole=whole)
-    warm = objective_of("kd")
+    follow(distiller_of("kd"), "sgd", whole=whole, atol=1e-6)
+    follow(distiller_of(None), "sgd", whole=whole)
+    warm = distiller_of("kd")
     warm.method.warmup = 0.5
     follow(warm, "dot", whole=whole, atol=1e-6)  # the ramp is a float32 there
-    follow(objective_of("kd"), "dot", whole=whole, precision="bf16")
+    follow(distiller_of("kd"), "dot", whole=whole, precision="bf16")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("whole", [False, True])
 def test_graphs_draw_dropout_as_the_network_does(whole, uncompiled):
     student = nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), nn.Dropout(), nn.Linear(32, 10))
-    follow(objective_of("kd", student), "dot", whole=whole)
+    follow(distiller_of("kd", student), "dot", whole=whole)
 
 
 @pytest.mark.slow
 def test_the_optimizer_decides_how_often_the_graph_of_parts_is_differentiated(uncompiled, monkeypatch):
-    objective = objective_of("kd")
-    twin, passes, grad = copy.deepcopy(objective), [], torch.autograd.grad
+    distiller = distiller_of("kd")
+    twin, passes, grad = copy.deepcopy(distiller), [], torch.autograd.grad
 
     def counted(losses, *args, **options):
         passes.append(len(losses))
         return grad(losses, *args, **options)
 
-    optimizers = [DOT(list(each.parameters()), lr=0.01) for each in (objective, twin)]
-    compiled = Compiled(objective, optimizers[0], example_of(0), precision="fp32", whole=False)
+    optimizers = [DOT(list(each.parameters()), lr=0.01) for each in (distiller, twin)]
+    compiled = Compiled(distiller, optimizers[0], example_of(0), precision="fp32", whole=False)
     monkeypatch.setattr(torch.autograd, "grad", counted)
     for step in range(5):
         batch = example_of(step)
@@ -162,10 +162,10 @@ def test_the_optimizer_decides_how_often_the_graph_of_parts_is_differentiated(un
             each.step()
             each.zero_grad()
     assert passes == [1] * 10  # each pass is of one loss
-    for name, value in objective.state_dict().items():
+    for name, value in distiller.state_dict().items():
         torch.testing.assert_close(value, twin.state_dict()[name], rtol=0, atol=0)
     passes.clear()
-    plain = torch.optim.SGD(objective.parameters(), lr=0.01)
+    plain = torch.optim.SGD(distiller.parameters(), lr=0.01)
     differentiate(plain, compiled.losses(example_of(0), 0.5))
     assert passes == [2]
 
@@ -178,7 +178,7 @@ def test_a_teacher_that_is_remembered_is_not_compiled(uncompiled, teacher, monke
     compile_step(session)
     assert not graphs
     images = session.data.train.batch(torch.arange(64)).images
-    taught = session.objective.teach(images)
+    taught = session.distiller.teach(images)
     assert torch.equal(session.compiled.teach(images).logits, taught.logits)
 
 
@@ -192,23 +192,23 @@ def test_what_cuda_graphs_need_to_be_told(whole, uncompiled, monkeypatch):
         "dotkd.train.compiled._begin_step",
         lambda _, told=compiled_step._begin_step: told(torch.device("cuda")),
     )
-    objective = objective_of("kd")
+    distiller = distiller_of("kd")
     compiled = Compiled(
-        objective, optimizer_of("dot", objective), example_of(0), precision="fp32", whole=whole
+        distiller, optimizer_of("dot", distiller), example_of(0), precision="fp32", whole=whole
     )
     warmed_up = len(begun)
     assert warmed_up == 2
     for step in range(3):
         compiled.losses(example_of(step), 0.5)
         assert len(begun) == warmed_up + step + 1
-    moving = [*objective.parameters(), *objective.buffers()]
+    moving = [*distiller.parameters(), *distiller.buffers()]
     assert all(get_static_address_type(tensor) == "unguarded" for tensor in moving)
 
 
 def test_a_batch_of_another_shape_does_not_fit(uncompiled):
-    objective = objective_of("kd")
+    distiller = distiller_of("kd")
     compiled = Compiled(
-        objective, optimizer_of("dot", objective), example_of(0), precision="fp32", whole=True
+        distiller, optimizer_of("dot", distiller), example_of(0), precision="fp32", whole=True
     )
     images, labels, numbers = example_of(1)
     assert compiled.fits(images, labels, numbers)
@@ -227,18 +227,18 @@ class Reading(nn.Module):
 
 
 def test_what_cannot_be_compiled_says_so_in_one_line(monkeypatch, uncompiled):
-    objective = objective_of("kd", Reading())
+    distiller = distiller_of("kd", Reading())
     with pytest.raises(BadInput, match=r"run\.compile: cannot be compiled, take 'none': .+") as raised:
-        Compiled(objective, optimizer_of("dot", objective), example_of(0), precision="fp32", whole=True)
+        Compiled(distiller, optimizer_of("dot", distiller), example_of(0), precision="fp32", whole=True)
     assert "\n" not in str(raised.value)
 
     def fail(*_):
         raise RuntimeError("InvalidCxxCompiler: No working C++ compiler found in ...\nand much more")
 
     monkeypatch.setattr("dotkd.train.compiled._compiled", fail)
-    objective = objective_of("kd")
+    distiller = distiller_of("kd")
     with pytest.raises(BadInput, match=r"run.compile: needs a C\+\+ compiler \(g\+\+ or clang\+\+\)"):
-        Compiled(objective, optimizer_of("dot", objective), example_of(0), precision="fp32", whole=True)
+        Compiled(distiller, optimizer_of("dot", distiller), example_of(0), precision="fp32", whole=True)
 
 
 # In runs ------------------------------------------------------------------------------
@@ -308,7 +308,7 @@ def test_what_torch_compiles_gives_the_same_run_and_the_same_bits_twice(kind, te
             session = build_run(recipe_of(teacher, each, "data.batch_size=256"), teacher)
             seconds.append(compile_step(session))
             train_epoch(session)
-        ends.append(session.objective.state_dict())
+        ends.append(session.distiller.state_dict())
     assert seconds[2] is None
     for name, weight in ends[0].items():
         assert torch.equal(weight, ends[1][name])

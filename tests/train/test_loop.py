@@ -192,7 +192,7 @@ def test_the_cosine_with_an_update_down_a_loss_is_1(teacher, loss):
     stream = random_stream(session.recipe.data.seed, "data.probe")
     train = session.data.train
     batch = train.batch(torch.randperm(len(train), generator=stream)[:256])
-    value = getattr(session.objective.eval()(batch.images, batch.labels), loss)
+    value = getattr(session.distiller.eval()(batch.images, batch.labels), loss)
     session.last_update = [-0.01 * g for g in torch.autograd.grad(value, session.params)]
     numbers = diagnose(session).metrics
     other = {"task": "distill", "distill": "task"}[loss]
@@ -205,9 +205,9 @@ def test_judging_moves_nothing(teacher):
     train_epoch(session)
     names = ("order", "views")
     states = [getattr(session, name).get_state() for name in names] + [torch.get_rng_state()]
-    weights = [value.clone() for value in session.objective.state_dict().values()]
+    weights = [value.clone() for value in session.distiller.state_dict().values()]
     first = diagnose(session)
-    assert all(map(torch.equal, weights, session.objective.state_dict().values()))
+    assert all(map(torch.equal, weights, session.distiller.state_dict().values()))
     after = [getattr(session, name).get_state() for name in names] + [torch.get_rng_state()]
     assert all(map(torch.equal, states, after))
     assert all(param.grad is None for param in session.params)
@@ -216,13 +216,13 @@ def test_judging_moves_nothing(teacher):
 
 def test_batch_norm_does_not_see_the_batch_that_is_asked(teacher):
     session = build_run(kd("dot", "student.model=small/cnn4"), teacher)
-    assert any(isinstance(module, torch.nn.BatchNorm2d) for module in session.objective.student.modules())
+    assert any(isinstance(module, torch.nn.BatchNorm2d) for module in session.distiller.student.modules())
     train_epoch(session)
-    session.objective.student.train()
-    buffers = [buffer.clone() for buffer in session.objective.buffers()]
+    session.distiller.student.train()
+    buffers = [buffer.clone() for buffer in session.distiller.buffers()]
     asked = diagnose(session)
-    assert all(map(torch.equal, buffers, session.objective.buffers()))
-    session.objective.student.eval()
+    assert all(map(torch.equal, buffers, session.distiller.buffers()))
+    session.distiller.student.eval()
     assert diagnose(session) == asked
 
 

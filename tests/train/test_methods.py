@@ -121,9 +121,9 @@ def test_who_reaches_what(method, teacher):
     with torch.random.fork_rng():
         session = build_run(recipe, teacher)
         data = session.data.train.batch(range(16))
-        losses = session.objective(data.images, data.labels, index=data.index, progress=0.5)
+        losses = session.distiller(data.images, data.labels, index=data.index, progress=0.5)
         differentiate(session.optimizer, losses)
-    names = {parameter: name for name, parameter in session.objective.named_parameters()}
+    names = {parameter: name for name, parameter in session.distiller.named_parameters()}
     reached = {
         names[p]: (task is not None, distill is not None)
         for p, task, distill in session.optimizer.gradients()
@@ -185,7 +185,7 @@ def test_a_recipe_may_say_where_the_features_are(teacher, tmp_path):
     with torch.random.fork_rng():
         session = build_run(recipe, teacher)
         train_epoch(session)
-    assert session.objective.student_paths == {"stages.0": "stages.0.0", "stages.1": "stages.2"}
+    assert session.distiller.student_paths == {"stages.0": "stages.0.0", "stages.1": "stages.2"}
     with pytest.raises(BadInput, match=r"no submodule 'stages.9'; nearest: 'stages"):
         train(recipe_of("sp", "dot", teacher, "student.last=stages.9"), tmp_path / "run")
     with pytest.raises(BadInput, match="tap 'last'"):

@@ -45,13 +45,13 @@ def after(recipe, teacher, *, fold=True, monkeypatch=None):
         monkeypatch.setattr("dotkd.train.frozen.fold_batch_norm", lambda *_args, **_options: 0)
     with torch.random.fork_rng():
         session = build_run(recipe, teacher)
-        session.objective.train()
+        session.distiller.train()
         data = session.data.train
         rows = []
         for step in range(STEPS):
             positions = torch.arange(64) + 40 * step % (len(data) - 64)
             rows.append(_step(session, data.batch(positions), step / STEPS))
-    return dict(session.objective.state_dict()), {
+    return dict(session.distiller.state_dict()), {
         name: torch.stack([row[name] for row in rows]) for name in LOSSES
     }
 
@@ -99,7 +99,7 @@ def test_every_method_has_the_same_losses_with_any_layout(method, teacher, monke
             if plain:
                 patch.setattr("dotkd.train.frozen.fold_batch_norm", lambda *_args, **_options: 0)
             session = build_run(recipe, teacher)
-            session.objective.train()
+            session.distiller.train()
             rows.append(_step(session, session.data.train.batch(range(64)), 0.5))
     torch.testing.assert_close(rows[1], rows[0], rtol=2e-4, atol=1e-5)
 
@@ -108,14 +108,14 @@ def test_the_teacher_alone_in_bfloat16(teacher):
     recipe = recipe_of("dot", teacher, "run.precision=bf16-teacher")
     session = build_run(recipe, teacher)
     seen = []
-    for model in (session.objective.teacher, session.objective.student):
+    for model in (session.distiller.teacher, session.distiller.student):
         model.stages[1][0].register_forward_hook(lambda _module, _inputs, out: seen.append(out.dtype))
     batch = session.data.train.batch(range(8))
-    session.objective.train()
+    session.distiller.train()
     _step(session, batch, 0.5)
     assert sorted(map(str, seen)) == ["torch.bfloat16", "torch.float32"]
-    assert session.objective.teach(batch.images).logits.dtype == torch.float32
-    assert all(p.dtype == torch.float32 for p in session.objective.parameters())
+    assert session.distiller.teach(batch.images).logits.dtype == torch.float32
+    assert all(p.dtype == torch.float32 for p in session.distiller.parameters())
 
 
 def test_the_form_of_a_teacher_has_a_name(teacher):
@@ -190,7 +190,7 @@ def test_a_resumed_optimizer_keeps_its_buffers_in_the_layout_of_the_weights(teac
         for param in session.params:
             for value in session.optimizer.state[param].values():
                 assert value.stride() == param.stride()
-        assert session.objective.student.stages[1][0].weight.is_contiguous(memory_format=torch.channels_last)
+        assert session.distiller.student.stages[1][0].weight.is_contiguous(memory_format=torch.channels_last)
 
 
 def test_weights_other_than_of_convolutions_have_one_layout():
@@ -242,7 +242,7 @@ def test_no_step_asks_a_tensor_for_a_value(method, optimizer, teacher):
     )
     with torch.random.fork_rng():
         session = build_run(recipe, teacher)
-        session.objective.train()
+        session.distiller.train()
         views = session.augmentation.views(session.views, streamed=False)
         batches = session.data.train.batches(64, generator=session.order, augment=views)
         _step(session, next(batches), 0.1)  # what is made once is made now

@@ -50,7 +50,7 @@ class Compiled:
     """The losses of a batch by way of compiled graphs, ready for the optimizer's backward passes.
 
     Args:
-        objective: Student, teacher and method, in training mode; nothing in it moves now.
+        distiller: Student, teacher and method, in training mode; nothing in it moves now.
         optimizer: Says which gradients are kept apart.
         example: A batch of the shapes to compile for; its values do not matter.
         precision: ``run.precision``.
@@ -67,7 +67,7 @@ class Compiled:
 
     def __init__(
         self,
-        objective: Distiller,
+        distiller: Distiller,
         optimizer: torch.optim.Optimizer,
         example: Example,
         *,
@@ -77,12 +77,12 @@ class Compiled:
         gains: tuple[float, float] | None = None,
     ) -> None:
         begun = time.perf_counter()
-        self._objective, self._precision, self._whole = objective, precision, whole
+        self._distiller, self._precision, self._whole = distiller, precision, whole
         self._optimizer, self._gains = optimizer, gains
         self._shapes = [tensor.shape for tensor in example]
-        self._params = {name: p for name, p in objective.named_parameters() if p.requires_grad}
-        frozen = {name: p for name, p in objective.named_parameters() if not p.requires_grad}
-        self._rest = {**frozen, **dict(objective.named_buffers())}
+        self._params = {name: p for name, p in distiller.named_parameters() if p.requires_grad}
+        frozen = {name: p for name, p in distiller.named_parameters() if not p.requires_grad}
+        self._rest = {**frozen, **dict(distiller.named_buffers())}
         _stay_in_place([*self._params.values(), *self._rest.values()])
         device = example.images.device
         with _in_one_line(), torch.random.fork_rng([device] if device.type == "cuda" else []):
@@ -102,10 +102,10 @@ class Compiled:
         if self._teacher is not None:
             with torch.no_grad():
                 return Outputs(*self._teacher(images))
-        if self._objective.teacher is None:
+        if self._distiller.teacher is None:
             return None
         with autocast(images.device, self._precision):
-            return self._objective.teach(images)
+            return self._distiller.teach(images)
 
     def losses(self, batch: Example, progress: float, known: Outputs | None = None) -> Losses:
         """Compute the losses, each with a graph through which it brings its gradients.
@@ -116,7 +116,7 @@ class Compiled:
             known: What the teacher says, where that is known.
 
         Returns:
-            What the objective returns. In a whole step each loss brings its gradients once, and ``task``
+            What the distiller returns. In a whole step each loss brings its gradients once, and ``task``
             brings all of it where one gradient of the sum is wanted.
         """
         _begin_step(batch.images.device)
@@ -138,7 +138,7 @@ class Compiled:
         known: Outputs | None,
         progress: float,
     ) -> tuple[dict[str, Tensor], dict[str, Grads]]:
-        method = self._objective.method
+        method = self._distiller.method
         ramp = method.ramp(progress) if isinstance(method, Method) else 1.0
         scale = torch.full((), ramp, device=batch.images.device)
         with torch.no_grad():
@@ -146,11 +146,11 @@ class Compiled:
         return values, grads
 
     def _compare(self, student: Outputs, batch: Example, known: Outputs | None, progress: float) -> Losses:
-        return self._objective.compare(student, known, batch.labels, index=batch.numbers, progress=progress)
+        return self._distiller.compare(student, known, batch.labels, index=batch.numbers, progress=progress)
 
     def _find_reach(self, example: Example, known: Outputs | None) -> dict[str, Reach]:
         """Ask a copy, in the usual way, which loss reaches which parameter."""
-        twin = copy.deepcopy(self._objective)
+        twin = copy.deepcopy(self._distiller)
         with autocast(example.images.device, self._precision):
             losses = _forward(twin, example, known, 1.0)
         params = [param for param in twin.parameters() if param.requires_grad]
@@ -189,21 +189,21 @@ class Compiled:
     # ---------------------------------------------------------------- graphs
 
     def _teacher_graph(self, images: Tensor) -> Any:
-        objective = self._objective
-        if objective.teacher is None:
+        distiller = self._distiller
+        if distiller.teacher is None:
             return None
 
         def teach(images: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
             with autocast(images.device, self._precision):
-                outputs = objective.teach(images)
+                outputs = distiller.teach(images)
             return outputs.logits, outputs.features
 
         with torch.no_grad():
             return _compiled(_traced(teach, images), images.device)
 
     def _student_graph(self, example: Example) -> Any:
-        objective = self._objective
-        tapped = _Tapped(objective.student, objective.student_paths)
+        distiller = self._distiller
+        tapped = _Tapped(distiller.student, distiller.student_paths)
 
         def student(params: Sequence[Tensor], rest: Sequence[Tensor], images: Tensor) -> Any:
             state = dict(zip((*self._params, *self._rest), (*params, *rest), strict=True))
@@ -215,8 +215,8 @@ class Compiled:
         return _compiled(_traced(student, params, rest, example.images), example.images.device)
 
     def _step_graph(self, example: Example, known: Outputs | None) -> Any:
-        method = self._objective.method
-        if "index" in self._objective.needs:
+        method = self._distiller.method
+        if "index" in self._distiller.needs:
             raise BadInput(
                 f"run.compile: 'step' is not for {type(method).__name__}, which remembers what it has seen: "
                 "take 'parts'"
@@ -224,7 +224,7 @@ class Compiled:
         scale = torch.ones((), device=example.images.device)
         params, rest = list(self._params.values()), list(self._rest.values())
         inputs = (params, rest, tuple(example), scale, _plain(known))
-        moments = _MOMENTS[:1] if self._objective.teacher is None else _MOMENTS
+        moments = _MOMENTS[:1] if self._distiller.teacher is None else _MOMENTS
         graphs = [_traced(self._whole_step(moment), *inputs) for moment in moments]
         if len({graph.code for graph in graphs}) > 1:
             raise BadInput(
@@ -234,7 +234,7 @@ class Compiled:
         return _compiled(graphs[0], example.images.device)
 
     def _whole_step(self, progress: float) -> Any:
-        objective = self._objective
+        distiller = self._distiller
 
         def step(
             params: Sequence[Tensor],
@@ -246,9 +246,9 @@ class Compiled:
             leaves = [param.detach().requires_grad_() for param in params]
             state = dict(zip((*self._params, *self._rest), (*leaves, *rest), strict=True))
             outputs = None if known is None else Outputs(*known)
-            with _ramp(objective, scale), autocast(batch[0].device, self._precision):
+            with _ramp(distiller, scale), autocast(batch[0].device, self._precision):
                 losses = functional_call(
-                    objective,
+                    distiller,
                     state,
                     batch[:2],
                     {"index": batch[2], "progress": progress, "teacher_outputs": outputs},
@@ -288,8 +288,8 @@ def _gradients(loss: Tensor, params: Sequence[Tensor]) -> Grads:
     return list(torch.autograd.grad(loss, params, retain_graph=True, allow_unused=True))
 
 
-def _forward(objective: Distiller, batch: Example, known: Outputs | None, progress: float) -> Any:
-    return objective(
+def _forward(distiller: Distiller, batch: Example, known: Outputs | None, progress: float) -> Any:
+    return distiller(
         batch.images, batch.labels, index=batch.numbers, progress=progress, teacher_outputs=known
     )
 
@@ -322,9 +322,9 @@ def _stay_in_place(tensors: Sequence[Tensor]) -> None:
 
 
 @contextmanager
-def _ramp(objective: Distiller, scale: Tensor) -> Iterator[None]:
+def _ramp(distiller: Distiller, scale: Tensor) -> Iterator[None]:
     """Have the ramp of a method be an input of the graph."""
-    method = objective.method
+    method = distiller.method
     if not isinstance(method, Method):
         yield
         return

@@ -92,12 +92,12 @@ def _by_layer(run: RunState, found: Conflicts) -> dict[str, LayerGradients]:
 
 def _conflicts(run: RunState) -> Conflicts | None:
     """Compare the gradients on the probe batch; None where one of the two losses has none."""
-    if run.objective.teacher is None or not all(run.objective.weights().values()):
+    if run.distiller.teacher is None or not all(run.distiller.weights().values()):
         return None
     batch = run.data.train.batch(_probe(run))
     progress = (run.epoch + 1) / run.recipe.schedule.epochs
-    with in_evaluation_mode(run.objective), torch.enable_grad():
-        losses = run.objective(batch.images, batch.labels, index=batch.index, progress=progress)
+    with in_evaluation_mode(run.distiller), torch.enable_grad():
+        losses = run.distiller(batch.images, batch.labels, index=batch.index, progress=progress)
         assert losses.distill is not None
         task = _gradients(losses.task, run.params, keep=True)
         distill = _gradients(losses.distill, run.params, keep=False)
@@ -110,7 +110,7 @@ def _gradients(loss: Tensor, params: list[torch.nn.Parameter], *, keep: bool) ->
 
 
 def _named(run: RunState) -> list[tuple[str, torch.nn.Parameter]]:
-    named = [(name, param) for name, param in run.objective.named_parameters() if param.requires_grad]
+    named = [(name, param) for name, param in run.distiller.named_parameters() if param.requires_grad]
     return [(name.removeprefix("student."), param) for name, param in named]
 
 
@@ -118,13 +118,13 @@ def _named(run: RunState) -> list[tuple[str, torch.nn.Parameter]]:
 def _held_out(run: RunState) -> float | None:
     """Raw distillation loss on the validation images; None where the method has none there."""
     assert run.data.validation is not None
-    if run.objective.teacher is None or "index" in run.objective.needs:  # a memory of training images
+    if run.distiller.teacher is None or "index" in run.distiller.needs:  # a memory of training images
         return None
     total = torch.zeros((), dtype=torch.float64, device=run.device)
-    with in_evaluation_mode(run.objective):
+    with in_evaluation_mode(run.distiller):
         for batch in run.data.validation.batches(run.recipe.data.batch_size):
             with autocast(run.device, run.recipe.run.precision):
-                losses = run.objective(batch.images, batch.labels, index=batch.index, progress=1.0)
+                losses = run.distiller(batch.images, batch.labels, index=batch.index, progress=1.0)
             assert losses.raw_distill is not None
             total += losses.raw_distill.double() * len(batch)
     return _finite(float(total) / len(run.data.validation))
@@ -134,7 +134,7 @@ def _momenta(run: RunState) -> tuple[float, float | tuple[float, ...] | None]:
     """The momentum of the task gradient, and that of each distillation gradient."""
     found = momenta(run.optimizer)
     task, *others = [found[SUM]] * 2 if SUM in found else found.values()
-    if run.objective.teacher is None:
+    if run.distiller.teacher is None:
         return task, None
     return task, others[0] if len(others) == 1 else tuple(others)
 

@@ -243,7 +243,7 @@ def _finish(run: RunState, folder: Path, *, test: bool) -> Results:
     )
     best = None
     if run.best is not None and test:
-        run.objective.load_state_dict(read_checkpoint(folder / runs.BEST)["objective"])
+        run.distiller.load_state_dict(read_checkpoint(folder / runs.BEST)["objective"])
         best = _tested(run, run.best)
     results = Results(
         name=recipe.name,

@@ -61,7 +61,7 @@ def check_teacher_cache(recipe: Recipe, method: Method | TaskMethod | None, data
 
 
 def open_teacher_cache(
-    recipe: Recipe, objective: Distiller, data: Images, device: torch.device
+    recipe: Recipe, distiller: Distiller, data: Images, device: torch.device
 ) -> TeacherCache | None:
     """Make what remembers the teacher of a run.
 
@@ -70,7 +70,7 @@ def open_teacher_cache(
 
     Args:
         recipe: The recipe, for which :func:`check_teacher_cache` passed.
-        objective: What the run differentiates; its teacher is asked about the first batch.
+        distiller: What the run differentiates; its teacher is asked about the first batch.
         data: The training images, on the device.
         device: Where the teacher is.
 
@@ -82,15 +82,15 @@ def open_teacher_cache(
             an image other outputs at another place of the batch.
     """
     where = recipe.run.teacher_cache
-    if where == _OFF or objective.teacher is None:
+    if where == _OFF or distiller.teacher is None:
         return None
     augmentation = Augmentation(recipe.data.augment)
     views = augmentation.num_views
     assert views is not None
     with autocast(device, recipe.run.precision):
-        layout, sizes, answers = _try(objective.teach, data, recipe.data.batch_size)
+        layout, sizes, answers = _try(distiller.teach, data, recipe.data.batch_size)
     key = {
-        "teacher": _checksum(objective.teacher),
+        "teacher": _checksum(distiller.teacher),
         "answers": answers,
         # Another label is not another image: label noise changes nothing here.
         "images": data.with_labels(torch.zeros_like(data.labels)).checksum(),

@@ -33,7 +33,7 @@ class RunState:
         data: The splits, on the device.
         facts: Of the images.
         device: Device of the networks.
-        objective: Student, teacher and method.
+        distiller: Student, teacher and method.
         optimizer: Updates ``params``.
         params: The student's parameters and the method's.
         order: Draws the order of the images.
@@ -51,7 +51,7 @@ class RunState:
     data: Splits[Images]
     facts: DataFacts
     device: torch.device
-    objective: Distiller
+    distiller: Distiller
     optimizer: torch.optim.Optimizer
     params: list[nn.Parameter]
     order: torch.Generator
@@ -67,7 +67,7 @@ class RunState:
     @property
     def deployable(self) -> nn.Module:
         """The module to measure and ship: the student, unless the method adds to it."""
-        return self.objective.deployable()
+        return self.distiller.deployable()
 
     @cached_property
     def augmentation(self) -> Augmentation:
@@ -77,7 +77,7 @@ class RunState:
 
 def save(run: RunState, folder: Path, *, is_best: bool) -> None:
     """Write the checkpoint of the last epoch, and of the best one where this is it."""
-    best = {"epoch": run.epoch, "objective": _contiguous(run.objective.state_dict())}
+    best = {"epoch": run.epoch, "objective": _contiguous(run.distiller.state_dict())}
     if is_best:
         _write(folder / BEST, best)
     last = {
@@ -107,7 +107,7 @@ def restore(run: RunState, folder: Path) -> None:
     if differing_keys(str(state.get("recipe")), recipe_text(run.recipe)):
         raise BadInput(f"{folder / LAST}: not a checkpoint of this run: it is of another recipe")
     try:
-        run.objective.load_state_dict(state["objective"])
+        run.distiller.load_state_dict(state["objective"])
         for saved, own in zip(state["optimizer"]["param_groups"], run.optimizer.param_groups, strict=True):
             if "fused" in own:
                 saved["fused"] = own["fused"]  # the device may be another one

@@ -47,7 +47,7 @@ def train_epoch(run: RunState, on_step: OnStep | None = None) -> dict[str, float
     recipe, data = run.recipe, run.data.train
     steps = math.ceil(len(data) / recipe.data.batch_size)
     views = run.augmentation.views(run.views, streamed=isinstance(data, StreamedImages))
-    run.objective.train()
+    run.distiller.train()
     rows: list[dict[str, Tensor]] = []
     cache = run.teacher_cache
     batches = data.batches(recipe.data.batch_size, generator=run.order, augment=views)
@@ -122,9 +122,9 @@ def compile_step(run: RunState) -> float | None:
     views = run.augmentation.views(discarded, streamed=isinstance(data, StreamedImages))
     batch = next(iter(data.batches(recipe.data.batch_size, augment=views)))
     mixed = run.augmentation.mix(batch.images, batch.labels, len(data.classes), generator=discarded)
-    run.objective.train()
+    run.distiller.train()
     run.compiled = Compiled(
-        run.objective,
+        run.distiller,
         run.optimizer,
         Example(*mixed, batch.index),
         precision=recipe.run.precision,
@@ -170,9 +170,9 @@ def _losses(run: RunState, batch: Example, progress: float) -> Losses:
     cache, compiled, known = run.teacher_cache, run.compiled, None
     with autocast(run.device, run.recipe.run.precision):
         if cache is not None:
-            known = cache.outputs(batch.images, run.objective.teach)
+            known = cache.outputs(batch.images, run.distiller.teach)
         if compiled is None or not compiled.fits(*batch):
-            losses: Losses = run.objective(
+            losses: Losses = run.distiller(
                 batch.images, batch.labels, index=batch.numbers, progress=progress, teacher_outputs=known
             )
             return losses
