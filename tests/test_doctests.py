@@ -37,7 +37,7 @@ SHOWN_ELSEWHERE = {
     "dotkd.analysis.Conflict": "dotkd.analysis.gradient_conflict",
     "dotkd.recipe.Recipe": "dotkd.recipe.load_recipe",
     "dotkd.data.Splits": "dotkd.data.load_digits",
-    "dotkd.train.Evaluated": "dotkd.train.evaluate",
+    "dotkd.train.Evaluation": "dotkd.train.evaluate",
     "dotkd.train.RunState": "dotkd.train.build_run",
     "dotkd.train.Scores": "dotkd.train.score",
     "dotkd.optim.StreamOptimizer": "dotkd.optim.MultiMomentumSGD",

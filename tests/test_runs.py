@@ -7,7 +7,7 @@ import pytest
 
 from dotkd import runs
 from dotkd.errors import BadInput
-from dotkd.records import EpochMetrics, Evaluation, Quality, Results, Sweep, SweptArm, WorstClass
+from dotkd.records import EpochMetrics, EpochScores, Quality, Results, Sweep, SweptArm, WorstClass
 
 RECIPE = 'name = "plain"\n[run]\nseed = 3\n'
 METRICS = [{"epoch": epoch, "lr": 0.1, "train_task_loss": 1.0} for epoch in (1, 2)]
@@ -97,7 +97,7 @@ def test_no_json_has_a_number_that_json_does_not_know(tmp_path: Path, number: fl
 
 
 RECORDS = [
-    Results(name="KD", seed=0, parameters=3, seconds=1.0, last=Evaluation(epoch=2), best=None),
+    Results(name="KD", seed=0, parameters=3, seconds=1.0, last=EpochScores(epoch=2), best=None),
     Sweep(
         keys=("optimizer.lr",), arms=(SweptArm(name="KD 1", base="KD", values=(0.1,)),), unswept={"KD": (1,)}
     ),
@@ -173,7 +173,7 @@ def test_a_run_is_read_as_it_was_written(tmp_path: Path) -> None:
     assert (run.path, run.name, run.seed, run.is_teacher) == (tmp_path / "r", "plain", 3, False)
     assert run.recipe_text == RECIPE
     assert run.metrics == tuple(EpochMetrics(**line) for line in METRICS)
-    assert run.results == Results(**RESULTS | {"last": Evaluation(epoch=2, test_accuracy=0.5)})
+    assert run.results == Results(**RESULTS | {"last": EpochScores(epoch=2, test_accuracy=0.5)})
     assert (run.gradients, run.analysis) == ((), None)
     assert run.environment == {"torch": "2"}
 

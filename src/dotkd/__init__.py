@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from dotkd.distiller import Distiller, Losses
     from dotkd.methods import Method, Outputs, create_method
     from dotkd.optim import DOT, DOTAdamW, MultiMomentumSGD
-    from dotkd.train.networks import load_student
+    from dotkd.train import load_student
 
     __version__: str
 
@@ -26,7 +26,7 @@ _HOME = {
     "create_method": "dotkd.methods",
     "Batch": "dotkd.data",
     "load_digits": "dotkd.data",
-    "load_student": "dotkd.train.networks",
+    "load_student": "dotkd.train",
 }
 
 __all__ = [

@@ -168,7 +168,7 @@ def train(
     from dotkd.console import bars, console, show_epoch, show_results
     from dotkd.recipe import Recipe, load_recipe
     from dotkd.runs import RECIPE
-    from dotkd.train.loop import train as train_recipe
+    from dotkd.train import train as train_recipe
 
     loaded = load_recipe(recipe, overrides or [])
     if resume and not (output / RECIPE).exists():

@@ -11,7 +11,7 @@ from rich.table import Table
 
 if TYPE_CHECKING:
     from dotkd.records import EpochMetrics, Results
-    from dotkd.train.scores import Scores
+    from dotkd.train import Scores
 
 console = Console(markup=False, emoji=False)  # recipe names are no markup
 

@@ -81,7 +81,7 @@ def _onnx(student: StudentFile, images: Tensor, path: Path) -> Logits:
     except ImportError:
         raise missing_extra("format 'onnx'", "onnx") from None
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of the exporter about its own parts
+        warnings.simplefilter("ignore")  # the exporter's warnings about itself
         program: Any = torch.onnx.export(
             student.network,
             (images,),

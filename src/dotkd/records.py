@@ -88,8 +88,8 @@ class EpochGradients(Record):
     layers: dict[str, LayerGradients]
 
 
-class Evaluation(Record):
-    """A student after an epoch on validation and test images; None where a split was not evaluated."""
+class EpochScores(Record):
+    """Scores of a student after an epoch; None where a split was not evaluated."""
 
     epoch: Annotated[int, Field(ge=1)]
     validation_accuracy: float | None = None
@@ -107,8 +107,8 @@ class Results(Record):
     parameters: int
     seconds: float
     compile_seconds: Number = None
-    last: Evaluation
-    best: Evaluation | None
+    last: EpochScores
+    best: EpochScores | None
 
 
 # ---------------------------------------------------------------- a comparison

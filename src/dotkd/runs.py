@@ -348,7 +348,7 @@ def _table(path: Path, content: Any) -> dict[str, Any]:
 
 
 def _mistakes(error: ValidationError, inside: tuple[int | str, ...] = ()) -> str:
-    """List the first mistakes, of those inside a place."""
+    """List the first mistakes at a place, by default the whole file."""
     found = []
     for detail in error.errors():
         if detail["loc"][: len(inside)] != inside:

@@ -167,7 +167,7 @@ def wicked(path: Path, target: Path) -> None:
 @pytest.mark.parametrize("key", ["teacher.checkpoint", "student.checkpoint"])
 def test_a_pickle_as_checkpoint_of_a_recipe_does_not_run(refused, tmp_path, key) -> None:
     wicked(tmp_path / "evil.pt", tmp_path / "ran")
-    says = r"evil\.pt: does not say what network it is of; name it"
+    says = r"evil\.pt: has no recipe in it; .*--recipe"
     for own in ([], ["teacher.model=small/mlp16"]):
         given = [f"{key}=evil.pt", *(own if key == "teacher.checkpoint" else [])]
         code = r"evil\.pt: refused, loading it would run code"

@@ -39,7 +39,7 @@ def test_the_best_epoch_can_be_measured(run):
 def test_a_checkpoint_away_from_its_run_needs_its_recipe(run, tmp_path):
     moved = tmp_path / "best.pt"
     moved.write_bytes((run / "checkpoints" / "best.pt").read_bytes())
-    with pytest.raises(BadInput, match=r"best\.pt: does not say what network it is of; name it"):
+    with pytest.raises(BadInput, match=r"best\.pt: has no recipe in it; .*--recipe"):
         load_student(moved)
     found = load_student(moved, load_recipe("quick/digits-plain", SHORT))[0]
     kept = load_student(run / "checkpoints" / "best.pt")[0]
@@ -65,7 +65,7 @@ def test_a_function_of_the_user_makes_the_model_when_the_user_gives_the_recipe(t
     monkeypatch.chdir(tmp_path)
     recipe = load_recipe("quick/digits-plain", ["schedule.epochs=1", "student.model=ournet:make"])
     train(recipe, tmp_path / "run")
-    with pytest.raises(BadInput, match="does not decide what code is run"):
+    with pytest.raises(BadInput, match=r"is not run: .*--recipe"):
         evaluate(tmp_path / "run")
     assert evaluate(tmp_path / "run", recipe)[0].accuracy == pytest.approx(
         read_run(tmp_path / "run").results.last.test_accuracy

@@ -58,7 +58,7 @@ def check_arms(recipes: Sequence[Recipe]) -> dict[str, Recipe]:
 
 
 def check_unclaimed(folder: Path, planned: dict[tuple[str, int], Path]) -> None:
-    """Refuse a folder in which a run with a planned name and seed exists at another place.
+    """Refuse a folder that holds a planned run, by name and seed, at another path.
 
     Args:
         folder: The folder of the comparison.

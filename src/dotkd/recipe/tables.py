@@ -326,10 +326,10 @@ def _type(parameter: inspect.Parameter) -> Any:
 
 
 class OptimizerTable(Table):
-    """What all optimizers have in common."""
+    """Keys of all optimizers."""
 
     one_loss: ClassVar[str] = ""
-    """For an optimizer of two losses, the one to use with one loss."""
+    """Name of the optimizer that takes the place of this one where there is one loss; empty: this one."""
 
     name: Any
     lr: Annotated[Rate, Field(description="Learning rate at the start.")]
@@ -359,7 +359,7 @@ class SGDTable(OptimizerTable):
 
 
 class TwoMomentaTable(SGDTable):
-    """What the optimizers with two momenta have in common."""
+    """Keys of the optimizers with a momentum for each loss, and of their control."""
 
     one_loss: ClassVar[str] = "sgd"
 

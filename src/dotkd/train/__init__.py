@@ -5,7 +5,7 @@
 """
 
 from dotkd.train.build import build_run
-from dotkd.train.evaluation import Evaluated, evaluate
+from dotkd.train.evaluation import Evaluation, evaluate
 from dotkd.train.loop import train
 from dotkd.train.networks import load_student
 from dotkd.train.scores import Scores, score
@@ -13,7 +13,7 @@ from dotkd.train.state import RunState
 from dotkd.train.step import train_epoch
 
 __all__ = [
-    "Evaluated",
+    "Evaluation",
     "RunState",
     "Scores",
     "build_run",

@@ -1,7 +1,7 @@
-"""A run out of a recipe: the one place where the names of a recipe become objects.
+"""Builds a run from its recipe: the one place where names in a recipe become objects.
 
-:func:`check_recipe` builds all that can be wrong and tries it on a few images; :meth:`Prepared.start` adds
-what needs the teacher's weights. Networks are made in :mod:`dotkd.train.networks`.
+:func:`check_recipe` builds data, networks and method and tries them on a few images; :meth:`Prepared.start`
+adds the parts that need the teacher's weights. Networks are made in :mod:`dotkd.train.networks`.
 """
 
 from collections.abc import Iterator
@@ -50,7 +50,7 @@ _PROBE, _EXAMPLE, _TRIED = 256, 16, 4  # images
 
 @dataclass
 class Prepared:
-    """A run that is built and checked, but for the parts that depend on the teacher's weights.
+    """A run that is built and checked, without the parts that depend on the teacher's weights.
 
     Attributes:
         recipe: The recipe.
@@ -256,7 +256,7 @@ def _first(data: Images, count: int) -> Batch:
 
 
 def probe_positions(data: Images, seed: int) -> Tensor:
-    """The fixed images on which gradients are compared and learned parts find their shapes.
+    """Positions of the probe images, for gradient diagnostics and the shapes of learned parts.
 
     Args:
         data: The training images.
@@ -291,7 +291,7 @@ def build_distiller(
         student: The student, on the device.
         teacher: The teacher, or None.
         method: The method, or None.
-        data: The training images; learned parts find their shapes on a few of them.
+        data: The training images; a few of them give learned parts their shapes.
         device: Device of the run.
 
     Returns:
@@ -342,7 +342,7 @@ def _examples(
 
 
 def _try(distiller: Distiller, batch: Batch) -> None:
-    """Compute the losses of a few images: options out of range and shapes that do not fit show now."""
+    """Compute the losses of a few images, to find wrong options and shapes before the run."""
     try:
         with torch.no_grad(), in_evaluation_mode(distiller):
             distiller(batch.images, batch.labels, index=batch.index, progress=1.0)
@@ -406,14 +406,8 @@ def build_optimizer(
 
 
 def _one_pass_will_do(table: ControlTable, distiller: Distiller, data: Images) -> bool:
-    """Whether the control needs no more than the gradient of the rescaled sum.
-
-    So it is where both losses reach the same parameters, which then have the same gains. Clipping is by the
-    norm of the gradients before the gains, so it needs both.
-
-    Returns:
-        Whether they do, on a few images.
-    """
+    """Whether both losses reach the same parameters, so that SGD on their rescaled sum is the control."""
+    # Clipping is by the norm before the gains, which the gradient of the rescaled sum does not tell.
     if table.clip_grad_norm is not None or not all(distiller.weights().values()):
         return False
     batch, params = _first(data, _TRIED), distiller.trainable_parameters()

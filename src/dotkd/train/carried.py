@@ -1,4 +1,4 @@
-"""Losses that bring gradients from elsewhere: those that are there already, or those of a graph, on demand.
+"""Losses whose gradients are known already, or computed on demand from another graph.
 
 To an optimizer they are losses like any others. A parameter that a loss does not reach gets no gradient from
 it, where a graph of torch's compiler would give zeros.

@@ -6,7 +6,7 @@ Graphs are traced in plain operators from the run's own networks, taps and all, 
 losses stay as they are, and the optimizer decides how many backward passes there are. ``step``: the
 teacher's, and in one graph the student's forward pass, the losses, and a backward pass for each gradient that
 the optimizer keeps apart. Augmentation, clipping and the optimizer's update stay outside of both, and so does
-a teacher that is remembered. A graph is made for one shape: a smaller last batch goes the usual way.
+a cached teacher. A graph is made for one shape: a smaller last batch is not compiled.
 """
 
 import copy

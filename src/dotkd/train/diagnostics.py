@@ -1,6 +1,6 @@
-"""Diagnostics after each epoch: held-out scores, and how the gradients of the two losses relate.
+"""Diagnostics after each epoch: held-out scores, momenta, and a comparison of the two losses' gradients.
 
-Nothing in the run moves here.
+Diagnostics leave the run as it is.
 """
 
 import math

@@ -1,4 +1,4 @@
-"""The environment of a run, on which its results depend beside the recipe: versions, hardware, data."""
+"""The environment of a run: versions, hardware and checksums of the data."""
 
 import hashlib
 import platform
@@ -51,7 +51,7 @@ def environment(run: RunState) -> dict[str, Any]:
 
 
 def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
-    """Compare the environment of a run with the one in which it goes on.
+    """Compare the stored environment of a run with the present one.
 
     Args:
         before: The stored environment.

@@ -9,7 +9,7 @@ from dotkd.train.networks import load_student, set_memory_format
 from dotkd.train.scores import Scores, score
 
 
-class Evaluated(NamedTuple):
+class Evaluation(NamedTuple):
     """Result of :func:`evaluate`: the scores, the number of test images, and the recipe of the network."""
 
     scores: Scores
@@ -19,7 +19,7 @@ class Evaluated(NamedTuple):
 
 def evaluate(
     source: str | Path, recipe: Recipe | None = None, *, root: str = "", device: str = "auto"
-) -> Evaluated:
+) -> Evaluation:
     """Measure a network on the test images of the data set that it was trained for.
 
     Args:
@@ -46,4 +46,4 @@ def evaluate(
     data = recipe.data.model_copy(update={"root": root}) if root else recipe.data
     chosen = build_device(device)
     test = build_data(data).test.to(chosen)
-    return Evaluated(score(student.to(chosen), test, precision=recipe.run.precision), len(test), recipe)
+    return Evaluation(score(student.to(chosen), test, precision=recipe.run.precision), len(test), recipe)

@@ -1,4 +1,4 @@
-"""How the teacher of a run is made cheap: what a network allows that will never learn again."""
+"""The fast form of a frozen teacher: folded batch norms, memory format, precision."""
 
 import torch
 
@@ -9,7 +9,7 @@ from dotkd.train.networks import set_memory_format
 
 
 def settle_teacher(distiller: Distiller, recipe: Recipe) -> None:
-    """Bring a teacher into the form in which it answers fastest, in place.
+    """Bring a teacher into the form with the fastest forward pass, in place.
 
     Its batch norms are folded where that changes no feature that the method reads; layout and precision are
     those of ``[run]``. The method has seen the teacher as it was: what it reads of a batch norm it has read.

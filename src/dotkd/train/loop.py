@@ -16,7 +16,7 @@ import torch
 from dotkd import runs
 from dotkd.errors import BadInput
 from dotkd.recipe import Recipe, differing_keys, recipe_text
-from dotkd.records import EpochGradients, EpochMetrics, Evaluation, Results
+from dotkd.records import EpochGradients, EpochMetrics, EpochScores, Results
 from dotkd.seeding import random_stream
 from dotkd.train.build import check_recipe
 from dotkd.train.diagnostics import diagnose
@@ -119,7 +119,7 @@ def provide_teacher(
 
 
 def check_folder(recipe: Recipe, folder: Path, *, resume: bool) -> None:
-    """Guards against writing a run over another one.
+    """Refuse a folder that holds another run.
 
     Args:
         recipe: The recipe to train.
@@ -221,7 +221,7 @@ def _epochs(run: RunState, folder: Path, on_epoch: Sequence[OnEpoch], on_step: O
         best = run.best.validation_accuracy if run.best is not None else None
         is_best = accuracy is not None and (best is None or accuracy > best)
         if is_best:
-            run.best = _evaluation(metrics)
+            run.best = _epoch_scores(metrics)
         runs.append_record(folder / runs.METRICS, metrics)
         if found.layers is not None:
             gradients = EpochGradients(epoch=run.epoch, layers=found.layers)
@@ -235,7 +235,7 @@ def _finish(run: RunState, folder: Path, *, test: bool) -> Results:
     """Read the test images for the last epoch and for the best; write the student and the results."""
     recipe = run.recipe
     metrics = runs.read_records(folder / runs.METRICS, EpochMetrics)
-    last = _evaluation(metrics[-1])
+    last = _epoch_scores(metrics[-1])
     if test:
         last = _tested(run, last)
     runs.write_atomically(
@@ -258,15 +258,15 @@ def _finish(run: RunState, folder: Path, *, test: bool) -> Results:
     return results
 
 
-def _evaluation(metrics: EpochMetrics) -> Evaluation:
-    return Evaluation(
+def _epoch_scores(metrics: EpochMetrics) -> EpochScores:
+    return EpochScores(
         epoch=metrics.epoch,
         validation_accuracy=metrics.validation_accuracy,
         validation_loss=metrics.validation_loss,
     )
 
 
-def _tested(run: RunState, found: Evaluation) -> Evaluation:
+def _tested(run: RunState, found: EpochScores) -> EpochScores:
     scores = score(run.deployable, run.data.test, precision=run.recipe.run.precision)
     if not math.isfinite(scores.loss):
         stop_diverged(run, f"epoch {run.epoch}: test loss {scores.loss:.4g}")

@@ -1,4 +1,4 @@
-"""Networks of a recipe with their weights: drawn by the seed, read from files, written for others.
+"""Networks of a recipe: made with weights of the seed, read from files, written as student files.
 
 A run's weights are drawn in a random stream of their own, so that all arms of a seed start from the same
 student. A file is data: its content never decides which code runs.
@@ -110,7 +110,7 @@ def build_teacher(recipe: Recipe, path: Path | None, facts: DataFacts | None = N
 
 
 def build_untrained_teacher(recipe: Recipe, facts: DataFacts) -> ImageModel:
-    """Make the network that a recipe for a teacher trains, in evaluation mode; its weights mean nothing."""
+    """Make a teacher's network before its training, in evaluation mode, with random weights."""
     with torch.random.fork_rng(devices=[]):
         return build_model(recipe.student.model, recipe.student, facts, pretrained=False).eval()
 
@@ -212,7 +212,7 @@ def read_student(
 
 
 def refuse_own_code(recipe: Recipe, path: Path) -> None:
-    """Guards against running code that a file names.
+    """Refuse to run code that a file names.
 
     Args:
         recipe: The recipe in the file.
@@ -223,8 +223,8 @@ def refuse_own_code(recipe: Recipe, path: Path) -> None:
     """
     if runs_own_code(recipe.student.model):
         raise BadInput(
-            f"{path}: made by the function {recipe.student.model!r}, and a file does not decide what "
-            "code is run: say so yourself by giving its recipe (--recipe)"
+            f"{path}: its network is made by the function {recipe.student.model!r}, and code that a file "
+            "names is not run: give the recipe yourself (--recipe)"
         )
 
 
@@ -236,12 +236,12 @@ def _own_recipe(path: Path) -> tuple[Recipe, DataFacts | None]:
     metadata = _metadata(path)
     if "recipe" not in metadata:
         raise BadInput(
-            f"{path}: does not say what network it is of; name it: teacher.model for a teacher, --recipe for "
+            f"{path}: has no recipe in it; name its network by teacher.model, or by --recipe for "
             "evaluate and export"
         )
     recipe, facts = _parsed(metadata["recipe"], path)
     if facts is None and recipe.data.name in _UNNAMED:
-        raise BadInput(f"{path}: does not say for what images it is; give its recipe (--recipe)")
+        raise BadInput(f"{path}: lacks the shape of its images; give its recipe (--recipe)")
     return recipe, facts
 
 

@@ -63,14 +63,14 @@ def check_teacher_cache(recipe: Recipe, method: Method | TaskMethod | None, data
 def open_teacher_cache(
     recipe: Recipe, distiller: Distiller, data: Images, device: torch.device
 ) -> TeacherCache | None:
-    """Make what remembers the teacher of a run.
+    """Open the teacher cache of a run.
 
     In a folder there is a file for each teacher, set of images, way of computing and kind of machine, so that
     whatever is compared can share one folder and nothing is used where it does not belong.
 
     Args:
         recipe: The recipe, for which :func:`check_teacher_cache` passed.
-        distiller: What the run differentiates; its teacher is asked about the first batch.
+        distiller: Of the run; its teacher runs on the first batch.
         data: The training images, on the device.
         device: Where the teacher is.
 

@@ -1,7 +1,7 @@
 """The state of a run in one place, with its checkpoints: saved after each epoch, restored to the same bits.
 
-A checkpoint holds networks, optimizer, random streams and the best epoch so far. The rest is made anew from
-the recipe: the teacher, the data, the schedule.
+A checkpoint holds student, method, optimizer, random streams and the best epoch so far. Teacher, data and
+schedule are built again from the recipe.
 """
 
 import io
@@ -18,7 +18,7 @@ from dotkd.data.augment import Augmentation
 from dotkd.distiller import Distiller
 from dotkd.errors import BadInput
 from dotkd.recipe import Recipe, differing_keys, recipe_text
-from dotkd.records import Evaluation
+from dotkd.records import EpochScores
 from dotkd.runs import BEST, LAST, write_atomically
 from dotkd.train.compiled import Compiled
 from dotkd.train.teacher_cache import TeacherCache
@@ -59,7 +59,7 @@ class RunState:
     files: dict[str, Path] = field(default_factory=dict)
     gains: tuple[float, float] | None = None
     epoch: int = 0
-    best: Evaluation | None = None
+    best: EpochScores | None = None
     teacher_cache: TeacherCache | None = None
     last_update: list[Tensor] | None = None
     compiled: Compiled | None = None
@@ -122,7 +122,7 @@ def restore(run: RunState, folder: Path) -> None:
         if state["forward_cuda"] is not None and run.device.type == "cuda":
             torch.cuda.set_rng_state(state["forward_cuda"], run.device)
         run.epoch = int(state["epoch"])
-        run.best = None if state["best"] is None else Evaluation.model_validate(state["best"])
+        run.best = None if state["best"] is None else EpochScores.model_validate(state["best"])
     except Exception as error:  # a broken file may lead to any error
         raise BadInput(f"{folder / LAST}: not a checkpoint of this run: {_first_line(error)}") from None
 
@@ -149,7 +149,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def _contiguous(state: Any) -> Any:
-    """A state with contiguous tensors, whatever their memory format in this run."""
+    """A state with contiguous tensors."""
     if isinstance(state, dict):
         return {key: _contiguous(value) for key, value in state.items()}
     return state.contiguous() if isinstance(state, Tensor) else state

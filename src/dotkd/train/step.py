@@ -166,7 +166,7 @@ def _step(run: RunState, batch: Batch, progress: float) -> dict[str, Tensor]:
 
 
 def _losses(run: RunState, batch: Example, progress: float) -> Losses:
-    """The losses of a batch, from the teacher cache and the compiled step where there are such."""
+    """The losses of a batch, by the teacher cache and the compiled step if the run has them."""
     cache, compiled, known = run.teacher_cache, run.compiled, None
     with autocast(run.device, run.recipe.run.precision):
         if cache is not None:

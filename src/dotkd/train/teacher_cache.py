@@ -1,11 +1,11 @@
-"""The outputs of a teacher, remembered: it is asked about a view of an image once, and never again.
+"""The teacher cache: stores a teacher's outputs, after one forward pass for each view of an image.
 
-A crop by up to 4 pixels and a flip make 162 views of an image, and a frozen teacher says the same of a view
-whenever it comes. Epoch t finds the share 1 - (161/162)^(t-1) of its images known. What a student learns is
-the same to the last bit: the bits of an output do not depend on what else is in the batch. They may depend on
-how *many* images there are, since a library computes few of them in another way. So the teacher is tried once
-on a whole batch and on parts of it, and is asked about missing images only in numbers with which it gave the
-bits of the whole batch; images that are known fill up to the next such number.
+A crop by up to 4 pixels and a flip make 162 views of an image, and a frozen teacher has the same outputs for
+a view in each epoch. Epoch t finds the share 1 - (161/162)^(t-1) of its images known. The student is the
+same to the last bit: the bits of an output do not depend on what else is in the batch. They may depend on
+the batch size, since libraries have other kernels for small batches. So the teacher is tried once on a whole
+batch and on parts of it, and computes missing images only in batch sizes that gave the bits of the whole
+batch; known images fill up to the next such size.
 """
 
 from collections import deque
