@@ -32,6 +32,7 @@ def test_every_key_is_described():
             assert inner or key == "name" or field.description, (place, key)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["evidence.md", "delta.md"])
 def test_tables_and_figures_of_the_studies_are_those_of_their_runs(name):
     writer = script("write_evidence_pages")
