@@ -16,6 +16,7 @@ from dotkd import DOT, Distiller
 from dotkd.data import crop_flip
 from dotkd.models import create_model
 
+pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "benchmarks"
 GOLDEN = ROOT / "tests" / "golden"

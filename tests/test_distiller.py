@@ -395,7 +395,8 @@ def test_a_half_precision_model_is_compared_in_float32():
 
 # torch.compile looks at .grad of what it traces, and hides the warning from all but strict filters.
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
-@pytest.mark.parametrize("whole", [pytest.param(True, marks=pytest.mark.slow), False])
+@pytest.mark.slow
+@pytest.mark.parametrize("whole", [True, False])
 def test_compiled_models_give_the_same_losses(whole):
     distiller = feature_distiller()
     images, labels = batch()

@@ -10,6 +10,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 import dotkd
 
 # Found by taking one name after the other away (torch 2.13). The first two come in torch's own wheel.
@@ -78,6 +80,7 @@ def run_alone(code: str, cwd: Path) -> None:
     assert result.returncode == 0, result.stderr
 
 
+@pytest.mark.slow
 def test_imports_and_steps_with_torch_alone(tmp_path: Path) -> None:
     before = """
 allow_only("dotkd")
@@ -92,6 +95,7 @@ assert not others, others
     run_alone(ONLY + before + STEPS + after, cwd=tmp_path)
 
 
+@pytest.mark.slow
 def test_folder_works_alone_under_another_name(tmp_path: Path) -> None:
     source = Path(next(iter(dotkd.__path__))) / "optim"
     shutil.copytree(source, tmp_path / "my_optim", ignore=shutil.ignore_patterns("__pycache__"))

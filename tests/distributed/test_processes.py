@@ -30,6 +30,7 @@ def outcome(tmp_path_factory):
     return folder, run.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("check", "world"), [(check, world) for world in WORLDS for check in checks_for(world)]
 )

@@ -122,6 +122,7 @@ def test_nothing_is_fetched(text):
     assert all(target.startswith("#") for target in re.findall(r"url\(\s*['\"]?([^)]*)", text))
 
 
+@pytest.mark.slow
 def test_everything_from_files_is_escaped(tmp_path):
     rows = list(metrics(1, random.Random(0), distilled=True, dot=False))
     plain = f"# {EVIL}\n" + recipe(EVIL, 0, epochs=1).replace('"digits"', f"'{EVIL}'").replace(
@@ -341,6 +342,7 @@ def test_twelve_arms_stay_small_and_readable(tmp_path):
     assert "KD + DOT, not swept" in text  # beside the line of its sweep
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     [EVIL + "|b\n\n# c", "$\\alpha$ {x} %s 名前 😀", pytest.param("x" * 300, marks=pytest.mark.slow)],
@@ -358,6 +360,7 @@ def test_any_name_goes_through_everything(tmp_path, name):
     assert "<script" not in text + (tmp_path / "report.md").read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_a_report_needs_no_torch():
     code = "import sys, dotkd.report; assert 'torch' not in sys.modules, 'torch was loaded'"
     subprocess.run([sys.executable, "-c", code], check=True)

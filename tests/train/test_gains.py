@@ -23,6 +23,7 @@ SHARED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arm", TABLES)
 def test_steady_gains_under_constant_gradients(arm):
     classifier, projector, by_task, by_distill = (

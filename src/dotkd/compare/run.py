@@ -82,8 +82,8 @@ def compare(
 
     Example:
         >>> from dotkd.recipe import load_recipe
-        >>> arms = [load_recipe(f"quick/digits-{arm}", ["schedule.epochs=1"]) for arm in ("kd", "kd-dot")]
-        >>> compare(arms, 1, Path("comparison"))
+        >>> plain = load_recipe("quick/digits-plain", ["schedule.epochs=1"])
+        >>> compare([plain], 2, Path("comparison"))
         []
     """
     swept = None
