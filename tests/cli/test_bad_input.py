@@ -256,7 +256,7 @@ def test_a_student_that_no_run_wrote(refused, run) -> None:
     path = run / runs.STUDENT
     weights = load_file(path)
     save_file(weights, path)
-    refused("evaluate", run, says="does not say what network it is of; name it: .*--recipe for evaluate")
+    refused("evaluate", run, says="has no recipe in it; .*--recipe for evaluate")
     save_file(weights, path, metadata={"recipe": "name = "})
     refused("evaluate", run, says=r"student\.safetensors, recipe: not valid TOML")
     text = (run / runs.RECIPE).read_text(encoding="utf-8")
