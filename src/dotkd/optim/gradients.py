@@ -355,12 +355,16 @@ class GradientSets:
     def _is_edit(self, param: Tensor, note: Note) -> bool:
         if param.grad is note.grad and self.handed_over:
             return False
+        if len(self.streams) == 1:  # .grad is all there is
+            return False
         # A void one may be filled: a gradient put there by hand.
         return not note.void or (param.grad is note.grad and all_zero([note.grad]))
 
     def _has_new(self, params: Sequence[Tensor]) -> bool:
         """Say whether ``.grad`` has come where there was none; after a capture it may."""
-        return not self.hooks and any(p.grad is not None and p not in self.notes for p in params)
+        if self.hooks or len(self.streams) == 1:
+            return False
+        return any(p.grad is not None and p not in self.notes for p in params)
 
     def mark_zeroed(self, params: Sequence[Tensor]) -> None:
         """Count what is in ``.grad`` now, zeros, as absent until somebody writes to it."""
