@@ -21,7 +21,8 @@ from dotkd.data import ImageData
 def distill(distiller: Distiller, data: ImageData, group: dist.ProcessGroup | None) -> None:
     """Train the student on this process's share of each batch, or on whole batches without a group."""
     rank, world = (dist.get_rank(group), dist.get_world_size(group)) if group else (0, 1)
-    opt = DOT(distiller.trainable_parameters(), lr=0.05, weight_decay=5e-4, process_group=group)
+    # False: independent of the other processes. (None, the default, is an error where there are others.)
+    opt = DOT(distiller.trainable_parameters(), lr=0.05, weight_decay=5e-4, process_group=group or False)
     order = torch.Generator().manual_seed(0)  # the same everywhere, so that the shares are disjoint
     for _ in range(10):
         # Batches of one size: the mean over equal shares is the mean over the batch.

@@ -161,6 +161,20 @@ def test_the_other_optimizers_refuse_them_too():
 # -------------------------------------------------------------------- edits that are meant
 
 
+def test_a_single_stream_has_nothing_to_edit_along(student):
+    twin = copy.deepcopy(student)
+    opt = MultiMomentumSGD(student.parameters(), 0.1, {"task": 0.9})
+    plain = torch.optim.SGD(twin.parameters(), 0.1, momentum=0.9)
+    for batch in batches(2):
+        opt.backward(task=losses(student, batch)[0])
+        losses(twin, batch)[0].backward()
+        for each, net in ((opt, student), (plain, twin)):
+            nn.utils.clip_grad_norm_(net.parameters(), 1e-2)
+            each.step()
+            each.zero_grad()
+    same(student, twin)
+
+
 @pytest.mark.parametrize("path", ["backward", "capture"])
 @pytest.mark.parametrize("parts", [1, 2])
 def test_edits_of_all_sets_through_gradients_are_used(student, path, parts):

@@ -629,6 +629,15 @@ def test_a_wrappers_keys_in_the_state_are_kept(name, before):
             )
 
 
+def test_a_wrappers_state_of_no_parameter_is_kept():
+    weight = nn.Parameter(torch.ones(3))
+    opt = stepped("DOT", weight)
+    opt.state["wrapper"] = 7
+    again = MAKERS["DOT"]([weight])
+    again.load_state_dict(opt.state_dict())
+    assert again.state["wrapper"] == 7
+
+
 @pytest.mark.parametrize("name", KINDS)
 def test_a_group_key_that_a_checkpoint_lacks_keeps_its_value(name):
     """As in checkpoints of a version that did not have the key yet."""

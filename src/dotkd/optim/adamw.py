@@ -124,8 +124,10 @@ class DOTAdamW(TaskAndDistill, StreamOptimizer):  # type: ignore[misc]  # backwa
     def _update(self, batch: Batch) -> None:
         group, params, grads_of = batch
         lr, (beta1, beta2) = float(group["lr"]), map(float, group["betas"])
-        states = [self._init_state(p) for p in params]
-        for state in states:
+        states = [self.state[p] for p in params]
+        for param, state in zip(params, states, strict=True):
+            if "steps" not in state:
+                self._init_state(param)
             for key in ("steps", *(f"{name}_steps" for name in grads_of)):
                 state[key] += 1
         params = _real(params)

@@ -299,7 +299,11 @@ class GradientSets:
         """
         if self.phase is Phase.EMPTY:
             return
-        touched = [(param, note) for param, note in self.notes.items() if not note.holds(param)]
+        touched = [
+            (param, note)
+            for param, note in self.notes.items()
+            if param.grad is not note.grad or note.grad._version != note.version  # holds(), without a call
+        ]
         if touched and self._zeroed_in_place(params, touched):
             self.clear()
             self.mark_zeroed(params)
@@ -355,12 +359,17 @@ class GradientSets:
     def _is_edit(self, param: Tensor, note: Note) -> bool:
         if param.grad is note.grad and self.handed_over:
             return False
+        if len(self.streams) == 1:  # .grad is all there is
+            return False
         # A void one may be filled: a gradient put there by hand.
         return not note.void or (param.grad is note.grad and all_zero([note.grad]))
 
     def _has_new(self, params: Sequence[Tensor]) -> bool:
         """Say whether ``.grad`` has come where there was none; after a capture it may."""
-        return not self.hooks and any(p.grad is not None and p not in self.notes for p in params)
+        if self.hooks or len(self.streams) == 1:
+            return False
+        noted = [param.grad for param in self.notes]
+        return len(present([param.grad for param in params])) > len(present(noted))
 
     def mark_zeroed(self, params: Sequence[Tensor]) -> None:
         """Count what is in ``.grad`` now, zeros, as absent until somebody writes to it."""
@@ -376,16 +385,14 @@ class GradientSets:
     def live(self, params: Sequence[Tensor]) -> Gradients:
         """Return what ``.grad`` holds, with None where it is void."""
         grads: Gradients = [param.grad for param in params]
-        for i, (param, grad) in enumerate(zip(params, grads, strict=True)):
-            if grad is None:
-                continue
-            if grad.layout is not torch.strided:
+        for grad in grads:
+            if grad is not None and grad.layout is not torch.strided:
                 raise RuntimeError(
                     f"sparse gradients are not supported, got one of shape {tuple(grad.shape)}"
                 )
-            note = self.notes.get(param)
-            if note is not None and note.void and note.holds(param):
-                grads[i] = None
+        void = {param for param, note in self.notes.items() if note.void and note.holds(param)}
+        if void:
+            grads = [None if param in void else grad for param, grad in zip(params, grads, strict=True)]
         return grads
 
     def all(self, params: Sequence[Tensor]) -> Sets:

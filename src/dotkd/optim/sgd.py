@@ -178,11 +178,11 @@ class MultiMomentumSGD(StreamOptimizer):
     def _init_group(self, group: dict[str, Any], sets: Sets) -> list[Batch]:
         batches = super()._init_group(group, sets)
         if group["fused"]:
-            for _, params, grads in batches:
-                for i, param in enumerate(params):
-                    state = self.state.get(param, {})
-                    buffers = [state[key] for key in map(_buffer, self.streams) if key in state]
-                    _check_fused(param, [*(of_stream[i] for of_stream in grads.values()), *buffers])
+            for _, params, grads_of in batches:
+                states = [self.state.get(param, {}) for param in params]
+                keys = [key for key in map(_buffer, self._streams) if key in states[0]]
+                buffers = [[state[key] for state in states] for key in keys]
+                _check_fused(params, list(grads_of.values()), buffers)
         return batches
 
     def _update(self, batch: Batch) -> None:
@@ -497,36 +497,56 @@ def _buffer(stream: str) -> str:
     return f"{stream}_momentum_buffer"
 
 
-def _check_fused(param: Tensor, others: Sequence[Tensor]) -> None:
+def _check_fused(params: list[Tensor], grads: list[list[Tensor]], buffers: list[list[Tensor]]) -> None:
     """Refuse tensors that torch's fused kernels would update wrongly and without an error.
 
     They walk raw memory: parameter, gradients and buffers must share one dense layout, shape and dtype. On
     the CPU (torch 2.13) they are also wrong for bfloat16 and float16, from 16 elements on.
 
+    Args:
+        params: Parameters.
+        grads: Their gradients by stream; torch sees to it that shape and dtype are the parameter's.
+        buffers: Their momentum buffers by stream.
+
     Raises:
         RuntimeError: A fused kernel would.
     """
-    device, dtype = param.device.type, param.dtype
-    dense = param.is_contiguous() or (
-        param.ndim in (4, 5)
-        and param.is_contiguous(memory_format=(torch.channels_last, torch.channels_last_3d)[param.ndim - 4])
-    )
+    shapes, dtypes = [p.shape for p in params], [p.dtype for p in params]
+    if (
+        all(all(map(Tensor.is_contiguous, column)) for column in (params, *grads, *buffers))
+        and all([b.shape for b in column] == shapes for column in buffers)
+        and all([b.dtype for b in column] == dtypes for column in buffers)
+        and all(_has_fused(*kind) for kind in {(type(p), p.device.type, p.dtype) for p in params})
+    ):
+        return  # the common case, at the price of a few passes
+    for i, param in enumerate(params):
+        problem = _fused_problem(param, [column[i] for column in (*grads, *buffers)])
+        if problem:
+            raise RuntimeError(f"fused=True cannot update a parameter {problem}")
+
+
+def _has_fused(kind: type, device: str, dtype: torch.dtype) -> bool:
+    plain = kind in (Tensor, torch.nn.Parameter)
+    return plain and (dtype in (torch.float32, torch.float64) if device == "cpu" else dtype.is_floating_point)
+
+
+def _fused_problem(param: Tensor, others: Sequence[Tensor]) -> str:
+    """Say why no fused kernel may touch these tensors; an empty string means that one may."""
     if type(param) not in (Tensor, torch.nn.Parameter):
-        problem = f"of type {type(param).__name__}: only plain tensors"
-    elif not (dtype in (torch.float32, torch.float64) if device == "cpu" else dtype.is_floating_point):
-        problem = f"of dtype {dtype} on {device!r}"
-    elif not dense:
-        problem = f"with strides {param.stride()}: only contiguous or channels_last ones"
-    elif any(_layout(other) != _layout(param) for other in others):
-        problem = "whose gradients or buffers are laid out otherwise in memory than the parameter itself"
-    elif any(other.dtype != dtype for other in others):
-        problem = f"of dtype {dtype} whose gradients or buffers have another"
-    else:
-        return
-    raise RuntimeError(f"fused=True cannot update a parameter {problem}")
+        return f"of type {type(param).__name__}: only plain tensors"
+    if not _has_fused(type(param), param.device.type, param.dtype):
+        return f"of dtype {param.dtype} on {param.device.type!r}"
+    last = {4: torch.channels_last, 5: torch.channels_last_3d}.get(param.ndim, torch.contiguous_format)
+    if not (param.is_contiguous() or param.is_contiguous(memory_format=last)):
+        return f"with strides {param.stride()}: only contiguous or channels_last ones"
+    if any(_layout(other) != _layout(param) for other in others):
+        return f"with strides {param.stride()}: its gradients and buffers must have the same memory format"
+    if any(other.dtype != param.dtype for other in others):
+        return f"of dtype {param.dtype}: its gradients and buffers must have the same dtype"
+    return ""
 
 
 def _layout(tensor: Tensor) -> tuple[torch.Size, list[int]]:
-    """Return the shape, and the strides of the dimensions in which there is more than one step."""
+    """Return the shape, and the strides of the dimensions larger than 1."""
     steps = zip(tensor.shape, tensor.stride(), strict=True)
     return tensor.shape, [stride for size, stride in steps if size > 1]
