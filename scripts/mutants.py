@@ -30,104 +30,120 @@ class Mutant(NamedTuple):
 MUTANTS = [
     Mutant(
         "task momentum without delta",
-        "dot.py",
+        "sgd.py",
         'return {"task": momentum - delta, "distill": momentum + delta}',
         'return {"task": momentum, "distill": momentum + delta}',
     ),
     Mutant(
         "streams swapped",
-        "dot.py",
+        "sgd.py",
         'return {"task": momentum - delta, "distill": momentum + delta}',
         'return {"task": momentum + delta, "distill": momentum - delta}',
     ),
     Mutant(
         "one-loss parameters with the shifted momentum",
-        "momentum.py",
-        "momentum = momenta[name] if shared else plain",
+        "sgd.py",
+        "momentum = momenta[name] if several else plain",
         "momentum = momenta[name]",
     ),
     Mutant(
         "gains on one-loss parameters",
-        "momentum.py",
-        "gain = self._gain(group, name) if shared else 1.0",
+        "sgd.py",
+        "gain = self._gain(group, name) if several else 1.0",
         "gain = self._gain(group, name)",
     ),
     Mutant(
         "no decay for distillation-only parameters",
-        "momentum.py",
-        'weight_decay=group["weight_decay"] if name == first else 0.0,',
-        'weight_decay=group["weight_decay"] if name == self.streams[0] else 0.0,',
+        "sgd.py",
+        'weight_decay=gain * group["weight_decay"] if name == first else 0.0,',
+        'weight_decay=gain * group["weight_decay"] if name == self.streams[0] else 0.0,',
     ),
     Mutant(
         "decay in both streams",
-        "momentum.py",
-        'weight_decay=group["weight_decay"] if name == first else 0.0,',
-        'weight_decay=group["weight_decay"],',
+        "sgd.py",
+        'weight_decay=gain * group["weight_decay"] if name == first else 0.0,',
+        'weight_decay=gain * group["weight_decay"],',
     ),
     Mutant(
         "decay without the gain",
-        "momentum.py",
-        "weight_decay=gain * weight_decay,",
-        "weight_decay=weight_decay,",
+        "sgd.py",
+        'weight_decay=gain * group["weight_decay"] if name == first else 0.0,',
+        'weight_decay=group["weight_decay"] if name == first else 0.0,',
     ),
     Mutant(
         "normalize upside down",
-        "momentum.py",
+        "sgd.py",
         "gain *= (1 - momentum) / (1 - plain)",
         "gain *= (1 - plain) / (1 - momentum)",
     ),
     Mutant(
         "the first group's delta for all",
-        "dot.py",
+        "sgd.py",
         'momentum, delta = group["momentum"], group["delta"]',
         'momentum, delta = group["momentum"], self.param_groups[0]["delta"]',
     ),
     Mutant(
         "zero_grad marks before it zeroes",
-        "streams.py",
+        "base.py",
         "        super().zero_grad(set_to_none)\n        if not set_to_none:\n"
-        "            self._intake.mark_zeroed(self._params())",
-        "        if not set_to_none:\n            self._intake.mark_zeroed(self._params())\n"
+        "            self._sets.mark_zeroed(self._params())",
+        "        if not set_to_none:\n            self._sets.mark_zeroed(self._params())\n"
         "        super().zero_grad(set_to_none)",
     ),
-    Mutant("zero_grad keeps the kept sets", "streams.py", "        self._intake.drop()\n", ""),
-    Mutant("step keeps the kept sets", "streams.py", "        self._intake.end(sets[primary], params)\n", ""),
+    Mutant(
+        "zero_grad keeps the sets",
+        "base.py",
+        "        self._sets.clear()\n        super().zero_grad(set_to_none)",
+        "        super().zero_grad(set_to_none)",
+    ),
+    Mutant(
+        "step keeps the sets",
+        "gradients.py",
+        "                param.grad = None\n        self.clear()\n        used = ",
+        "                param.grad = None\n        used = ",
+    ),
     Mutant(
         "captured gradients not unscaled",
-        "intake.py",
+        "gradients.py",
         "            grads = unscale(grads, scaler)\n",
         "",
     ),
     Mutant(
         "an overflow of the distillation stays hidden",
-        "intake.py",
-        "self.signal(params, self._bad)",
-        "self.signal(params, torch.zeros_like(self._bad))",
+        "gradients.py",
+        "shown = torch.where(self.overflow.to(param.device), torch.nan, shown).detach()",
+        "pass",
     ),
-    Mutant("signal of +0.0", "gradients.py", "torch.full_like(param, -0.0)", "torch.full_like(param, 0.0)"),
+    Mutant("marker of +0.0", "gradients.py", "torch.full_like(param, -0.0)", "torch.full_like(param, 0.0)"),
     Mutant(
-        "parked gradients are lost",
-        "intake.py",
-        "        self.add(self.primary, self.take(params))\n        self.consents",
-        "        self.take(params)\n        self.consents",
+        "an edited gradient is accepted",
+        "gradients.py",
+        "        elif any(self._is_edit(param, note) for param, note in touched) or self._has_new(params):",
+        "        elif False:",
+    ),
+    Mutant(
+        "task gradients put aside are lost",
+        "gradients.py",
+        "            self._add(self.primary, self._take(params))\n            self.captured",
+        "            self._take(params)\n            self.captured",
     ),
     Mutant(
         "joint clipping by the first set's norm",
-        "clipping.py",
+        "gradients.py",
         "            total = sum_of(total, grads)",
         "            total = total or grads",
     ),
     Mutant(
         "fused on any memory layout",
-        "kernels.py",
-        "    if any(other.stride() != param.stride() for other in others):",
-        "    if False:",
+        "sgd.py",
+        "    elif any(other.stride() != param.stride() or other.shape != param.shape for other in others):",
+        "    elif False:",
     ),
     Mutant(
         "buffers only where a gradient arrived",
-        "momentum.py",
-        "if len(states[0]) < len(self.streams):",
-        "if False:",
+        "sgd.py",
+        "        if new:\n",
+        "        if False:\n",
     ),
     Mutant(
         "second moment of the task gradient alone",
@@ -138,7 +154,7 @@ MUTANTS = [
     Mutant(
         "bias correction with the other stream's beta",
         "adamw.py",
-        "beta = first_betas[name] if others else beta1",
+        "beta = self.momenta(group)[name] if others else beta1",
         "beta = beta1",
     ),
     Mutant(
@@ -150,8 +166,8 @@ MUTANTS = [
     Mutant(
         "reach of this process only",
         "distributed.py",
-        "_like(param, mean) if count > 0 else None",
-        "_like(param, mean) if count > 1 else None",
+        "_like(param, mean) if next(counts) > 0 else None",
+        "_like(param, mean) if next(counts) > 1 else None",
     ),
 ]
 
@@ -166,7 +182,7 @@ def survives(mutant: Mutant, folder: Path) -> bool:
         raise SystemExit(f"{mutant.name}: {mutant.file} has {text.count(mutant.line)} times: {mutant.line!r}")
     path.write_text(text.replace(mutant.line, mutant.broken))
     tests = ["tests/distributed"] if mutant.file == "distributed.py" else ["tests/optim"]
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *tests]
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-m", "", *tests]
     # PYTHONPATH comes before the installed package.
     environment = {**os.environ, "PYTHONPATH": str(source), "PYTHONDONTWRITEBYTECODE": "1"}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
