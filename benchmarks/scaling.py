@@ -3,8 +3,7 @@
 ``batch`` and ``width``: a training step of dotkd under DOT over one under SGD on the summed loss, by the
 process's CPU time, medians of turns. ``processes``: the update alone, of a student's random gradients on two
 processes under gloo, which share what cores there are: CPU milliseconds of one process, and the numbers that
-a step reduces. SGD averages one gradient set in one flat message; DOT averages two sets, or with
-``local_buffers`` the one update.
+a step reduces. SGD averages one gradient set in one flat message, DOT two.
 
     python benchmarks/scaling.py [--quick] [--json FILE]
 """
@@ -54,24 +53,18 @@ def updates(student: str) -> dict[str, Callable[[], None]]:
     """Return one update of each optimizer, by name; without a process group those of one process."""
     group = dist.group.WORLD if dist.is_initialized() else None
 
-    def made(**options: Any) -> Callable[[], None]:
-        params = list(create_model(student, 100).parameters())
-        task, distill = ([torch.randn_like(param) for param in params] for _ in range(2))
-        optimizer = DOT(params, process_group=group, **SGD_OPTIONS, **options)
+    sgd_params, dot_params = (list(create_model(student, 100).parameters()) for _ in range(2))
+    task, distill = ([torch.randn_like(param) for param in dot_params] for _ in range(2))
+    optimizer = DOT(dot_params, process_group=group, **SGD_OPTIONS)
 
-        def update() -> None:
-            _fill(params, distill)
-            optimizer.capture_distill()
-            _fill(params, task)
-            optimizer.step()
-            optimizer.zero_grad()
+    def dot() -> None:
+        _fill(dot_params, distill)
+        optimizer.capture_distill()
+        _fill(dot_params, task)
+        optimizer.step()
+        optimizer.zero_grad()
 
-        return update
-
-    found = {"SGD": _averaged_sgd(list(create_model(student, 100).parameters())), "DOT": made()}
-    if group is not None:
-        found["DOT, local_buffers"] = made(local_buffers=True)
-    return found
+    return {"SGD": _averaged_sgd(sgd_params), "DOT": dot}
 
 
 def _averaged_sgd(params: list[nn.Parameter]) -> Callable[[], None]:

@@ -11,7 +11,6 @@ bf16_teacher               the teacher alone in bfloat16 / the published trainer
 bf16                       both networks in bfloat16 / the published trainer
 convolutions               the convolutions of the first, alone / the published trainer; not with --quick
 dot_over_kd                dotkd, DOT / dotkd, the summed loss under SGD; the teacher asked in each step
-dot_over_kd_task_every_4   the same with the task gradient taken in one step of four, over whole cycles
 
 Random images and weights; nothing in a step depends on their values. With ``--quick`` there is no
 warm-up: the median of four readings does not see the first.
@@ -26,7 +25,6 @@ trainer's too. To see all of them without that (both are needed):
 
 import argparse
 import platform
-import statistics
 import sys
 import time
 from collections.abc import Sequence
@@ -35,16 +33,14 @@ from typing import Any
 import torch
 from convolutions import Convolutions
 from measuring import arguments, medians, take_turns, write
-from trainers import DOT, KD, Ours, Setting, Trainer, add_pair, pair_of, published
+from trainers import KD, Ours, Setting, Trainer, add_pair, pair_of, published
 
-CYCLE = 4
 # The figures wanted, and those aimed at.
 TARGETS = {
     "exact_live": (0.82, 0.70),
     "exact_cached": (0.44, 0.38),
     "bf16": (0.29, 0.25),
     "dot_over_kd": (1.30, None),
-    "dot_over_kd_task_every_4": (1.08, None),
 }
 NO_BF16 = "this CPU has no instructions for bfloat16"
 QUICK = "left out with --quick"
@@ -57,7 +53,6 @@ def trainers(setting: Setting, *, quick: bool, compiled: bool) -> dict[str, Trai
         "live": Ours(setting),
         "cached": Ours(setting, run={"teacher_cache": "run"}, replay=True),
         "kd": Ours(setting, optimizer=KD),
-        "task_every_4": Ours(setting, optimizer={**DOT, "task_every": CYCLE}),
     }
     if has_bf16():
         made["bf16"] = Ours(setting, run={"precision": "bf16"})
@@ -68,7 +63,6 @@ def trainers(setting: Setting, *, quick: bool, compiled: bool) -> dict[str, Trai
     if not quick:
         made["convolutions"] = Convolutions(setting)
     made["cached"].epoch()  # it knows every view from here on
-    made["task_every_4"].epoch()  # of which each reading counts, the first one too
     return made
 
 
@@ -77,11 +71,6 @@ def has_bf16() -> bool:
     if platform.machine().lower() in ("x86_64", "amd64"):  # where oneDNN takes any AVX512 and widens
         return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
     return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
-
-
-def over_cycles(seconds: Sequence[float]) -> float:
-    """Return the mean over a cycle: of the median of each of its steps, for they differ in what they do."""
-    return statistics.mean(statistics.median(seconds[place::CYCLE]) for place in range(CYCLE))
 
 
 def ratios(seconds: dict[str, list[float]]) -> dict[str, float | None]:
@@ -96,7 +85,6 @@ def ratios(seconds: dict[str, list[float]]) -> dict[str, float | None]:
         "bf16": found["bf16"] / plain if "bf16" in found else None,
         "convolutions": found["convolutions"] / plain if "convolutions" in found else None,
         "dot_over_kd": found["live"] / kd,
-        "dot_over_kd_task_every_4": over_cycles(seconds["task_every_4"]) / kd,
     }
 
 
@@ -111,7 +99,7 @@ def options_of(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=1, help="of torch; CPU time counts all of them")
     parser.add_argument("--wall", action="store_true", help="wall-clock time instead of CPU time")
     parser.add_argument("--compile", action="store_true", help="the compiled step, too")
-    parser.add_argument("--cycles", type=int, help=f"of {CYCLE} rounds (1 with --quick, else 4)")
+    parser.add_argument("--rounds", type=int, help="4 with --quick, else 16")
     add_pair(parser)
     return parser.parse_args(argv)
 
@@ -122,7 +110,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     torch.set_num_threads(options.threads)
     setting = pair_of(options)
     clock = time.perf_counter if options.wall else time.process_time
-    rounds = CYCLE * (options.cycles or (1 if options.quick else 4))
+    rounds = options.rounds or (4 if options.quick else 16)
     made = trainers(setting, quick=options.quick, compiled=options.compile)
     cached = made["cached"]
     assert isinstance(cached, Ours)

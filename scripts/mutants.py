@@ -182,7 +182,7 @@ def survives(mutant: Mutant, folder: Path) -> bool:
         raise SystemExit(f"{mutant.name}: {mutant.file} has {text.count(mutant.line)} times: {mutant.line!r}")
     path.write_text(text.replace(mutant.line, mutant.broken))
     tests = ["tests/distributed"] if mutant.file == "distributed.py" else ["tests/optim"]
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-m", "", *tests]
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-n0", "-p", "no:cacheprovider", "-m", "", *tests]
     # PYTHONPATH comes before the installed package.
     environment = {**os.environ, "PYTHONPATH": str(source), "PYTHONDONTWRITEBYTECODE": "1"}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)

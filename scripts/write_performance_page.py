@@ -74,13 +74,7 @@ def _cost(run: dict[str, Any], key: str) -> tuple[str, str]:
 def dot_over_kd() -> str:
     """DOT against KD, both ours."""
     numbers = read("step_cost")
-    rows = [
-        [meaning, f"{numbers['ratios'][key]:.2f}"]
-        for key, meaning in (
-            ("dot_over_kd", "DOT"),
-            ("dot_over_kd_task_every_4", "DOT, `task_every = 4`"),
-        )
-    ]
+    rows = [["DOT", f"{numbers['ratios']['dot_over_kd']:.2f}"]]
     return table(["step", "to KD with SGD"], rows) + measured_on(numbers)
 
 

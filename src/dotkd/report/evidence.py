@@ -365,7 +365,7 @@ def _size(attack: Attack) -> str:
 
 
 @dataclass(frozen=True)
-class WeakClass:
+class WorstClassOfArm:
     """A class among the worst of ``seeds`` seeds of an arm, and its accuracy for these."""
 
     name: str
@@ -373,7 +373,7 @@ class WeakClass:
     accuracy: Estimate
 
 
-def weak_classes(runs: Runs, count: int) -> list[WeakClass]:
+def worst_classes_of(runs: Runs, count: int) -> list[WorstClassOfArm]:
     """Return the classes that most seeds list as worst, lower accuracy first among equals."""
     found: dict[str, list[float]] = {}
     for run in runs:
@@ -381,7 +381,7 @@ def weak_classes(runs: Runs, count: int) -> list[WeakClass]:
             if row.accuracy is not None:
                 found.setdefault(row.name, []).append(row.accuracy)
     classes = [
-        WeakClass(name, len(values), accuracy)
+        WorstClassOfArm(name, len(values), accuracy)
         for name, values in found.items()
         if (accuracy := estimate(values)) is not None
     ]

@@ -53,7 +53,7 @@ class Section:
 
 
 @dataclass(frozen=True)
-class Recipe:
+class RecipeText:
     """A recipe, and the runs that share it but for their seeds."""
 
     name: str
@@ -70,7 +70,7 @@ class Report:
     lead: tuple[str, ...]
     notes: tuple[str, ...]
     sections: tuple[Section, ...]
-    recipes: tuple[Recipe, ...]
+    recipes: tuple[RecipeText, ...]
     environment: Mapping[str, Sequence[str]]
 
     @property
@@ -177,7 +177,7 @@ def _facts(evidence: Evidence) -> str:
     return " · ".join(facts)
 
 
-def _recipes(runs: Sequence[RunRecord]) -> tuple[Recipe, ...]:
+def _recipes(runs: Sequence[RunRecord]) -> tuple[RecipeText, ...]:
     """Group the runs whose recipes differ in seeds only."""
     groups: list[list[RunRecord]] = []
     for run in sorted(runs, key=lambda run: (run.is_teacher, run.name, run.seed)):
@@ -196,7 +196,7 @@ def _recipes(runs: Sequence[RunRecord]) -> tuple[Recipe, ...]:
         seeds = ", ".join(str(run.seed) for run in (first, *others))
         said = f"{'teacher, ' * first.is_teacher}seed{'s' * bool(others)} {seeds}"
         shown = f"; shown: seed {first.seed}" if others else ""
-        found.append(Recipe(first.name, said + shown, first.recipe_text.strip()))
+        found.append(RecipeText(first.name, said + shown, first.recipe_text.strip()))
     return tuple(found)
 
 

@@ -28,7 +28,7 @@ Arms = Mapping[str, Sequence[RunRecord]]
 
 
 @dataclass(frozen=True)
-class Point:
+class SweptPoint:
     """An arm of a sweep: its swept values as text, and its place on the axis."""
 
     name: str
@@ -47,7 +47,7 @@ class Series:
 
     base: str
     keys: tuple[str, ...]
-    points: tuple[Point, ...]
+    points: tuple[SweptPoint, ...]
     numeric: bool
 
     @property
@@ -194,12 +194,12 @@ def _series(sweep: Sweep | None, arms: Arms) -> Iterator[Series]:
         return
     numeric = len(sweep.keys) == 1 and all(_is_number(arm.values[0]) for arm in sweep.arms)
     values = list(dict.fromkeys(_shown(arm.values) for arm in sweep.arms))
-    found: dict[str, list[Point]] = {}
+    found: dict[str, list[SweptPoint]] = {}
     for arm in sweep.arms:
         if arm.name in arms:
             shown = _shown(arm.values)
             place = float(arm.values[0]) if numeric else float(values.index(shown))
-            found.setdefault(arm.base, []).append(Point(arm.name, shown, place))
+            found.setdefault(arm.base, []).append(SweptPoint(arm.name, shown, place))
     for base, points in found.items():
         yield Series(base, sweep.keys, tuple(sorted(points, key=lambda point: point.place)), numeric)
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from dotkd.records import Sweep
-from dotkd.report.read import KINDS, Arms, Comparison, Point, Series, notes, partners
+from dotkd.report.read import KINDS, Arms, Comparison, Series, SweptPoint, notes, partners
 from dotkd.runs import RunRecord
 
 LEVEL = 0.95
@@ -78,7 +78,7 @@ class Difference:
 
 
 @dataclass(frozen=True)
-class Teacher:
+class TeacherRun:
     """A teacher's run: a reference, not an arm."""
 
     name: str
@@ -100,7 +100,7 @@ class Summary:
     to_plain: tuple[Difference, ...]
     to_sgd: tuple[Difference, ...]
     to_control: tuple[Difference, ...]
-    teachers: tuple[Teacher, ...]
+    teachers: tuple[TeacherRun, ...]
     notes: tuple[str, ...]
 
     def to_json(self) -> dict[str, Any]:
@@ -143,7 +143,7 @@ def summarize(comparison: Comparison) -> Summary:
         to_sgd=differences(to_sgd),
         to_control=differences(to_control),
         teachers=tuple(
-            Teacher(run.name, run.seed, run.results.last.test_accuracy)
+            TeacherRun(run.name, run.seed, run.results.last.test_accuracy)
             for run in comparison.teachers
             if run.results.last.test_accuracy is not None
         ),
@@ -250,7 +250,7 @@ class Choice:
     """
 
     series: Series
-    best: Point
+    best: SweptPoint
     accuracy: float
     against: tuple[Difference, ...]
 

@@ -18,7 +18,7 @@ from dotkd.report.evidence import (
     dominance,
     part,
     strengths,
-    weak_classes,
+    worst_classes_of,
 )
 from dotkd.report.statistics import (
     BEST_TEST,
@@ -594,7 +594,7 @@ def _robustness(evidence: Evidence) -> Table | None:
 def _worst_classes(evidence: Evidence) -> Table | None:
     if not evidence.analysed:
         return None
-    found = {arm: weak_classes(runs, _WORST) for arm, runs in evidence.analysed.items()}
+    found = {arm: worst_classes_of(runs, _WORST) for arm, runs in evidence.analysed.items()}
     counts = {
         arm: sum(bool(part(run, "quality.worst_classes")) for run in runs)
         for arm, runs in evidence.analysed.items()
