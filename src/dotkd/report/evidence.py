@@ -1,6 +1,7 @@
-"""All numbers of a report: summary, trade-off, gradients by layer, analyses, lines between students.
+"""Numbers of a report beyond ``statistics``: trade-off, gradients by layer, analyses, interpolations.
 
-:class:`Evidence` computes each on first use; ``findings`` says them, ``tables`` and ``figures`` show them.
+:class:`Evidence` collects all numbers and computes each on first use. ``findings`` puts them into sentences;
+``tables`` and ``figures`` show them.
 """
 
 import math
@@ -366,7 +367,7 @@ def _size(attack: Attack) -> str:
 
 @dataclass(frozen=True)
 class WorstClassOfArm:
-    """A class among the worst of ``seeds`` seeds of an arm, and its accuracy for these."""
+    """A class that ``seeds`` seeds of an arm list among their worst, and its accuracy for these seeds."""
 
     name: str
     seeds: int
@@ -476,7 +477,7 @@ def _lines(start: str, paired: bool, arm: str, lines: Sequence[Interpolation]) -
     return Lines(start, arm, paired, np.array(lines[0].steps), values)
 
 
-# ---------------------------------------------------------------- all of it
+# ---------------------------------------------------------------- all numbers
 
 
 @dataclass(frozen=True)

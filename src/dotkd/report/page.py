@@ -54,7 +54,7 @@ class Section:
 
 @dataclass(frozen=True)
 class RecipeText:
-    """A recipe, and the runs that share it but for their seeds."""
+    """The text of a recipe, and the runs that share it apart from their seeds."""
 
     name: str
     runs: str
@@ -135,7 +135,7 @@ def render(comparison: Comparison) -> str:
 
 
 def compose(comparison: Comparison) -> Report:
-    """Compute, say and draw everything that a report shows."""
+    """Make the content of a report: numbers, sentences, tables and figures."""
     evidence = Evidence(comparison)
     scene = Scene(evidence)
     sections = []

@@ -1,7 +1,6 @@
-"""The comparison that a report is about: finished runs sorted into arms and sweeps, and unequal conditions.
+"""Reads a comparison: finished runs sorted into arms and sweeps, with notes on unequal conditions.
 
-Everything that a report takes from folders, recipes and environments belongs here; numbers belong to
-``statistics``.
+Code that reads folders, recipes and environments belongs here; numbers belong to ``statistics``.
 """
 
 import json
@@ -58,7 +57,7 @@ class Series:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Finished runs of students by arm, in the order of a report, and what else the folder holds.
+    """Finished runs of students by arm, in the order of a report, with teachers, sweep and tuning.
 
     ``series`` are the arms of the sweep that were run; ``kinds`` maps an arm to one of :data:`KINDS` or to
     the name of another optimizer.
@@ -299,7 +298,7 @@ def _unequal(
 
 
 def _conditions(one: Sequence[RunRecord], other: Sequence[RunRecord]) -> list[str]:
-    """Name the differences in data, student, schedule, run and teacher, between equal seeds if there are."""
+    """Name the differences in data, student, schedule, run and teacher; compares equal seeds if any."""
     theirs = {run.seed: run for run in other}
     shared = [(run, theirs[run.seed]) for run in one if run.seed in theirs]
     but = set() if shared else {"seed"}
