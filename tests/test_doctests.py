@@ -30,13 +30,15 @@ PUBLIC = [
     "dotkd.distiller",
     "dotkd.features",
 ]
-PUBLIC += ["dotkd.analysis", "dotkd.models", "dotkd.recipe", "dotkd.train"]
+PUBLIC += ["dotkd.analysis", "dotkd.models", "dotkd.recipe", "dotkd.report", "dotkd.train"]
 # Nobody makes one of these by hand; what makes them has the example.
 SHOWN_ELSEWHERE = {
     "dotkd.methods.Setting": "dotkd.methods.Method",
     "dotkd.analysis.Conflict": "dotkd.analysis.gradient_conflict",
     "dotkd.recipe.Recipe": "dotkd.recipe.load_recipe",
     "dotkd.data.Splits": "dotkd.data.load_digits",
+    "dotkd.report.Comparison": "dotkd.report.read_comparison",
+    "dotkd.report.Summary": "dotkd.report.summarize",
     "dotkd.train.Evaluated": "dotkd.train.evaluate",
     "dotkd.train.RunState": "dotkd.train.build_run",
     "dotkd.train.Scores": "dotkd.train.score",

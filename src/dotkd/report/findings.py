@@ -20,6 +20,15 @@ def lead(comparison: Comparison) -> tuple[str, ...]:
 
     Returns:
         Sentences. Of a swept arm they cover the value that is best on validation images.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from dotkd.recipe import load_recipe
+        >>> from dotkd.train import train
+        >>> from dotkd.report import read_comparison
+        >>> _ = train(load_recipe("quick/digits-plain", ["schedule.epochs=1"]), Path("runs/plain"))
+        >>> lead(read_comparison(Path("runs")))[1]
+        'No arm has a teacher: the effect of distillation was not measured.'
     """
     return opening(Evidence(comparison))
 

@@ -98,6 +98,13 @@ def write_report(folder: Path | str) -> Path:
 
     Raises:
         BadInput: No run of a student is finished, an arm has a seed twice, or a file is broken.
+
+    Example:
+        >>> from dotkd.recipe import load_recipe
+        >>> from dotkd.train import train
+        >>> _ = train(load_recipe("quick/digits-plain", ["schedule.epochs=1"]), Path("compared/plain"))
+        >>> write_report("compared").name
+        'report.html'
     """
     folder = Path(folder)
     report = compose(read_comparison(folder))
@@ -130,6 +137,13 @@ def render(comparison: Comparison) -> str:
 
     Raises:
         BadInput: Analyses do not fit together; the message names the file.
+
+    Example:
+        >>> from dotkd.recipe import load_recipe
+        >>> from dotkd.train import train
+        >>> _ = train(load_recipe("quick/digits-plain", ["schedule.epochs=1"]), Path("runs/plain"))
+        >>> render(read_comparison(Path("runs")))[:15]
+        '<!doctype html>'
     """
     return _to_html(compose(comparison))
 

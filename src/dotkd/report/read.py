@@ -105,6 +105,13 @@ def read_comparison(folder: Path) -> Comparison:
     Raises:
         BadInput: The folder has no finished run of a student, a file is broken, an arm has a seed twice, or a
             run was not tested; the message names the folder or the file.
+
+    Example:
+        >>> from dotkd.recipe import load_recipe
+        >>> from dotkd.train import train
+        >>> _ = train(load_recipe("quick/digits-plain", ["schedule.epochs=1"]), Path("runs/plain"))
+        >>> list(read_comparison(Path("runs")).arms)
+        ['plain']
     """
     folder = Path(folder)
     runs = find_runs(folder)

@@ -119,6 +119,16 @@ def summarize(comparison: Comparison) -> Summary:
 
     Returns:
         The summary; arms are in the order of the comparison.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from dotkd.recipe import load_recipe
+        >>> from dotkd.train import train
+        >>> from dotkd.report import read_comparison
+        >>> _ = train(load_recipe("quick/digits-plain", ["schedule.epochs=1"]), Path("runs/plain"))
+        >>> summary = summarize(read_comparison(Path("runs")))
+        >>> summary.baseline, summary.arms[0].test.n
+        ('plain', 1)
     """
     arms, kinds = comparison.arms, comparison.kinds
     plain, sgd, dot, controls = ([name for name in arms if kinds[name] == kind] for kind in KINDS)
