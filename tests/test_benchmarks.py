@@ -202,6 +202,7 @@ def test_a_stopwatch_runs_for_the_innermost_phase_alone(script):
 
 
 @pytest.mark.processes
+@pytest.mark.slow
 def test_memory(script, tmp_path):
     numbers = written(script("memory").main, tmp_path, *TINY, "--batch", "16", "--only", "exact")
     assert numbers["peaks"]["exact"] > 50  # MiB: torch alone
@@ -218,6 +219,7 @@ def test_epoch(script, tmp_path):
 
 
 @pytest.mark.processes
+@pytest.mark.slow
 def test_scaling(script, tmp_path):
     numbers = written(script("scaling").main, tmp_path, *TINY, "--batches", "16", "--widths", "4")
     assert math.isfinite(numbers["results"]["batch"]["16"]["ratio"])
