@@ -11,7 +11,7 @@ test:   ## install for development and run the tests
 	$(INSTALL) -e '.[dev]'
 	$(PYTHON) -m pytest
 
-check: test   ## what CI runs
+check: test   ## fast tests, linter, formatter, types
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m ruff format --check .
 	$(PYTHON) -m mypy

@@ -94,8 +94,18 @@ MUTANTS = [
         "if gain != 1.0 or foreach_may_edit:",
         "if gain != 1.0:",
     ),
-    Mutant("fused on any memory layout", "sgd.py", "other.stride() != param.stride() or ", ""),
-    Mutant("fused on buffers of any shape", "sgd.py", " or other.shape != param.shape", ""),
+    Mutant(
+        "fused on any memory format",
+        "sgd.py",
+        "if any(_layout(other) != _layout(param) for other in others):",
+        "if False:",
+    ),
+    Mutant(
+        "fused on buffers of any shape",
+        "sgd.py",
+        "return tensor.shape, [stride",
+        "return torch.Size(), [stride",
+    ),
     Mutant("a cycled momentum passes", "sgd.py", '"base_momentum" in group', '"base_momentum" is group'),
     Mutant(
         "second moment of the task gradient alone",

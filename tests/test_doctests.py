@@ -30,7 +30,7 @@ PUBLIC = [
     "dotkd.distiller",
     "dotkd.features",
 ]
-PUBLIC += ["dotkd.analysis", "dotkd.models", "dotkd.recipe", "dotkd.train"]
+PUBLIC += ["dotkd.analysis", "dotkd.models", "dotkd.recipe", "dotkd.report", "dotkd.train"]
 # Nobody makes one of these by hand; what makes them has the example.
 SHOWN_ELSEWHERE = {
     "dotkd.methods.Setting": "dotkd.methods.Method",
@@ -38,6 +38,8 @@ SHOWN_ELSEWHERE = {
     "dotkd.recipe.Recipe": "dotkd.recipe.load_recipe",
     "dotkd.data.Splits": "dotkd.data.load_digits",
     "dotkd.train.Evaluation": "dotkd.train.evaluate",
+    "dotkd.report.Comparison": "dotkd.report.read_comparison",
+    "dotkd.report.Summary": "dotkd.report.summarize",
     "dotkd.train.RunState": "dotkd.train.build_run",
     "dotkd.train.Scores": "dotkd.train.score",
     "dotkd.optim.StreamOptimizer": "dotkd.optim.MultiMomentumSGD",

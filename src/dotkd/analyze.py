@@ -415,7 +415,7 @@ def analyze(
 
     Example:
         >>> from dotkd.recipe import load_recipe
-        >>> from dotkd.train.loop import train
+        >>> from dotkd.train import train
         >>> _ = train(load_recipe("quick/digits-plain", ["schedule.epochs=1"]), Path("run"))
         >>> found = analyze([Path("run")], parts=["quality", "cost"], images=100)
         >>> found[Path("run")].on("quality")

@@ -1,6 +1,6 @@
-"""The two ways in which a command ends badly: what the user gave is wrong, or the run itself failed.
+"""Exceptions for users, wrong input and failed runs, and the messages that several packages share.
 
-Both carry a message that a user can act on, one line or a few; no traceback is needed to understand it.
+An exception of this file carries a message that a user can act on without a traceback.
 """
 
 from collections.abc import Iterable
@@ -8,18 +8,18 @@ from difflib import get_close_matches
 
 
 class BadInput(ValueError):
-    """Something that the user gave is wrong: the command line ends with exit code 2 and writes nothing."""
+    """Wrong input of the user: the command line ends with exit code 2 and writes nothing."""
 
 
 def missing_extra(what: str, extra: str) -> BadInput:
-    """Return the error of something that needs a library which is not installed.
+    """Return the error for a missing optional library.
 
     Args:
-        what: What needs it.
-        extra: The extra of this package that brings it.
+        what: The feature that needs the library.
+        extra: The extra of dotkd that installs it.
 
     Returns:
-        The error, which says what to install.
+        The error; its message has the command that installs the extra.
 
     Example:
         >>> print(missing_extra("format 'onnx'", "onnx"))
@@ -29,18 +29,18 @@ def missing_extra(what: str, extra: str) -> BadInput:
 
 
 class RunFailed(RuntimeError):
-    """A run could not go on: the command line ends with exit code 1, the last good checkpoint stays."""
+    """A run failed: the command line ends with exit code 1, and the last good checkpoint stays."""
 
 
 class Diverged(RunFailed):
-    """A run has left the finite numbers."""
+    """A loss or a weight of a run is not finite."""
 
 
 def unknown(kind: str, word: str, known: Iterable[str]) -> str:
-    """The message for a word that is not on a list.
+    """Return the message for a word that is not on a list.
 
     Args:
-        kind: What the word was meant to be.
+        kind: Noun for the words on the list, such as "method".
         word: The word.
         known: The words on the list.
 

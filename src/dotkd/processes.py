@@ -7,7 +7,9 @@ from multiprocessing.context import BaseContext
 
 
 def new_context(*preload: str) -> BaseContext:
-    """Return a start method that never forks this process, whose threads could hold a lock for ever.
+    """Return a multiprocessing context that never forks this process.
+
+    A fork of a process with threads may inherit a lock that nobody releases.
 
     Args:
         *preload: modules that all workers need; loaded once where the system can share them.
@@ -23,10 +25,9 @@ def new_context(*preload: str) -> BaseContext:
 
 
 def end_with_parent() -> None:
-    """Let this worker end with the process that started it, even if that one is killed.
+    """Exit this worker when the process that started it ends, even by SIGKILL.
 
-    Pools and data loaders watch the process that forked them instead: here a server, which lives for as
-    long as its workers do.
+    Pools and data loaders watch the process that forked them, which under forkserver is the server.
     """
     parent = multiprocessing.parent_process()
 

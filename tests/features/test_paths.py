@@ -42,7 +42,7 @@ def test_a_model_tells_its_paths(model, kind, paths):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_model_without_paths_is_named_with_the_ways_out(kind):
-    message = f"the student, a Linear, does not say where its feature '{kind}' is"
+    message = f"the student, a Linear, names no path of the feature '{kind}'"
     with pytest.raises(ValueError, match=f"{message}.*taps=.*student.{kind} of a recipe"):
         feature_paths(nn.Linear(2, 2), kind, "student")
 
@@ -83,7 +83,7 @@ def test_taps_replace_a_models_own_paths():
         (
             ["body"],
             {},
-            "the method needs the feature 'body'; say where it is with taps={'body': 'dotted.path'}",
+            "the method needs the feature 'body'; give its path: taps={'body': 'dotted.path'}",
         ),
         (["last"], {"lst": "x"}, "unknown tap 'lst'; nearest: 'last' (known: last): the method reads last"),
         ([], {"last": "x"}, "tap 'last' is not needed: the method reads no features"),

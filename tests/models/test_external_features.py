@@ -299,7 +299,7 @@ def test_a_model_whose_probe_fails_is_created(mine: str) -> None:
     model = made(f"{mine}:choosy")
     assert (model.stage_paths, model.classifier_path) == (("model.0", "model.1"), "")
     assert model(torch.rand(2, 3, 90, 90)).shape == (2, 10)
-    with pytest.raises(ValueError, match="the model, a External, does not say where its feature 'pooled' is"):
+    with pytest.raises(ValueError, match="the model, a External, names no path of the feature 'pooled'"):
         feature_paths(model, "pooled")
 
 

@@ -13,7 +13,7 @@ from dotkd.report.evidence import (
     dominance,
     reliability_bins,
     strengths,
-    weak_classes,
+    worst_classes_of,
 )
 from dotkd.report.figures.analyses import density
 from dotkd.runs import ANALYSIS, GRADIENTS, find_runs
@@ -204,10 +204,10 @@ def test_classes_that_most_seeds_find_hard_come_first(root):
         content["quality"]["worst_classes"] = rows
         return content
 
-    found = weak_classes(analysed(root, change).analysed["KD"], 5)
+    found = worst_classes_of(analysed(root, change).analysed["KD"], 5)
     assert [(one.name, one.seeds) for one in found] == [("cat", 2), ("dog", 1), ("cow", 1)]
     assert found[0].accuracy.mean == pytest.approx(0.6)
-    assert len(weak_classes(analysed(root, change).analysed["KD"], 2)) == 2
+    assert len(worst_classes_of(analysed(root, change).analysed["KD"], 2)) == 2
 
 
 def test_density_of_nodes_integrates_to_one_and_keeps_their_mean():

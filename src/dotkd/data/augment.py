@@ -406,7 +406,7 @@ def _check_interval(name: str, pair: Any, high: float = math.inf) -> None:
 # ---------------------------------------------------------------- resized crops of single images
 
 # Image, size and random numbers to view; workers import it by its name.
-View = Callable[[Image.Image, int, Numbers], Image.Image]
+ViewFunction = Callable[[Image.Image, int, Numbers], Image.Image]
 
 
 @dataclass(frozen=True)
@@ -463,7 +463,7 @@ class RandomResizedCrop:
         check_share("flip", self.flip)
 
     @property
-    def view(self) -> View:
+    def view(self) -> ViewFunction:
         """The function from image, size and numbers to view, for worker processes."""
         return partial(_crop_view, ratio=self.ratio)
 

@@ -18,8 +18,8 @@ from dotkd.seeding import random_stream
 
 # ---------------------------------------------------------------- splits
 
-Data = TypeVar("Data", bound=Images)
-Part = TypeVar("Part", bound=Images, covariant=True)
+_Images = TypeVar("_Images", bound=Images)
+_Images_co = TypeVar("_Images_co", bound=Images, covariant=True)
 
 
 class SplitOptions(TypedDict, total=False):
@@ -39,7 +39,7 @@ class SplitOptions(TypedDict, total=False):
     seed: int
 
 
-class Splits(NamedTuple, Generic[Part]):
+class Splits(NamedTuple, Generic[_Images_co]):
     """Training, validation and test images.
 
     Hyper-parameters and the best epoch are chosen on ``validation``; ``test`` is read once, at the
@@ -52,9 +52,9 @@ class Splits(NamedTuple, Generic[Part]):
         test: images for the final number.
     """
 
-    train: Part
-    validation: Part | None
-    test: Part
+    train: _Images_co
+    validation: _Images_co | None
+    test: _Images_co
 
     @property
     def facts(self) -> DataFacts:
@@ -64,7 +64,9 @@ class Splits(NamedTuple, Generic[Part]):
         return DataFacts(*train.image_shape, len(train.classes), len(train) + held_out, len(self.test))
 
 
-def load_splits(read: Callable[[], tuple[Data, Data]], **split: Unpack[SplitOptions]) -> Splits[Data]:
+def load_splits(
+    read: Callable[[], tuple[_Images, _Images]], **split: Unpack[SplitOptions]
+) -> Splits[_Images]:
     """Read a source and draw its splits, after checking the options: reading may take minutes."""
     for name in ("validation", "train_images", "seed"):
         check_integer(name, split.get(name, 0), low=0)
@@ -74,14 +76,14 @@ def load_splits(read: Callable[[], tuple[Data, Data]], **split: Unpack[SplitOpti
 
 
 def make_splits(
-    rest: Data,
-    test: Data,
+    rest: _Images,
+    test: _Images,
     *,
     validation: int = 0,
     label_noise: float = 0.0,
     train_images: int = 0,
     seed: int = 0,
-) -> Splits[Data]:
+) -> Splits[_Images]:
     """Draw the validation images, then the training images, then the label noise.
 
     Both draws keep the shares of the classes. Each of the three has a random stream of its own:
@@ -128,7 +130,7 @@ def make_splits(
     return Splits(train, held_out, test)
 
 
-def divide(data: Data, positions: Tensor) -> tuple[Data, Data]:
+def divide(data: _Images, positions: Tensor) -> tuple[_Images, _Images]:
     """Return the images at some positions, and all others in their order."""
     others = torch.ones(len(data), dtype=torch.bool)
     others[positions] = False

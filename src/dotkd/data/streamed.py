@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from dotkd._validate import check_integer, check_range, describe
-from dotkd.data.augment import RandomResizedCrop, View
+from dotkd.data.augment import RandomResizedCrop, ViewFunction
 from dotkd.data.decode import Encoded, Numbers, Store, centre_view, to_planes
 from dotkd.data.images import Augment, Batch, Images, check_classes, check_samples, to_unit
 from dotkd.errors import BadInput, RunFailed
@@ -249,7 +249,7 @@ class _Requests:
 class _Reader(Dataset[Tensor | str]):
     """Decodes one request, in a worker."""
 
-    def __init__(self, read: Callable[[Any], Image.Image], view: View, size: int) -> None:
+    def __init__(self, read: Callable[[Any], Image.Image], view: ViewFunction, size: int) -> None:
         self._read, self._view, self._size = read, view, size
 
     def __getitem__(self, request: _Request) -> Tensor | str:

@@ -1,4 +1,4 @@
-"""Intermediate features of any module: where they are, how they are read, how two shapes are matched.
+"""Intermediate features of any module: their paths, taps that read them, and layers that match shapes.
 
 ``paths`` finds the features that a method compares, ``taps`` reads them during a forward pass, ``shapes``
 converts maps, tokens and vectors into each other and predicts a teacher's feature from a student's.

@@ -1,4 +1,4 @@
-"""Feature paths: the dotted paths at which models have the features that methods compare.
+"""Feature paths: dotted paths of the submodules whose outputs methods compare.
 
 A method names a *kind* of feature. A model tells its path by an attribute, which the zoo has and any
 ``nn.Module`` may have; the caller may give another path instead.
@@ -56,7 +56,7 @@ def feature_paths(model: nn.Module, kind: str, role: str = "model") -> list[str]
     found = [path for path in found if path]
     if not found:
         raise ValueError(
-            f"the {role}, a {type(model).__name__}, does not say where its feature {kind!r} is; say it: "
+            f"the {role}, a {type(model).__name__}, names no path of the feature {kind!r}; give one: "
             f"taps={{{kind!r}: ...}} of the distiller, or the key {role}.{kind} of a recipe"
         )
     if kind == "last":
@@ -126,7 +126,7 @@ def _paths(name: str, given: FeaturePath, model: nn.Module, role: str) -> list[s
     if name in KINDS:
         return feature_paths(model, name, role)
     raise ValueError(
-        f"the method needs the feature {name!r}; say where it is with taps={{{name!r}: 'dotted.path'}}"
+        f"the method needs the feature {name!r}; give its path: taps={{{name!r}: 'dotted.path'}}"
     )
 
 

@@ -1,4 +1,4 @@
-"""The interface of distillation methods: the outputs they see, the loss they return, their weights and parts.
+"""The interface of distillation methods: model outputs in, a raw loss out, weights and learned parts.
 
 A method turns the outputs of a student and a teacher into a raw, unweighted loss. Parts that learn
 (projectors, memories) are its submodules; the distiller applies weights and ramps.
@@ -16,7 +16,7 @@ from dotkd._validate import check_non_negative, check_share
 
 # Optional arguments of a method's function, beside the outputs of both models and the target.
 CONTEXT = frozenset({"index", "progress"})
-# What ``needs`` may name beside features, and what of it a mixture of two images does not have.
+# Names in ``needs`` that are not features; mixed images have no hard labels and no sample number.
 _NO_FEATURES = frozenset({"logits", "target", "index"})
 _HARD_LABELS = frozenset({"target", "index"})
 _WEIGHTS = ("task_weight", "distill_weight", "warmup")

@@ -157,7 +157,7 @@ def as_method(method: str | Method, options: dict[str, Any]) -> Method:
     """Return a method given by name with options, or one that is made already."""
     if isinstance(method, str):
         if not has_teacher(method):
-            raise ValueError(f"method {method!r} has one loss and no teacher: nothing to distil")
+            raise ValueError(f"method {method!r} has one loss and no teacher, so a Distiller cannot use it")
         return cast("Method", create_method(method, **options))
     if not isinstance(method, Method):
         raise TypeError(

@@ -81,7 +81,7 @@ class External(ImageModel):
         self.name = name
         self.size = size
         forms = forms or {}
-        self.views = nn.ModuleList(View(model, path, form) for path, form in forms.items())
+        self.views = nn.ModuleList(FeatureView(model, path, form) for path, form in forms.items())
         views = {path: f"views.{number}" for number, path in enumerate(forms)}
 
         def outer(path: str) -> str:
@@ -125,7 +125,7 @@ class External(ImageModel):
         return self.normalize(images)
 
 
-class View(nn.Module):
+class FeatureView(nn.Module):
     """Converts a feature of another model with ``form``, only while this module itself is tapped."""
 
     def __init__(self, model: nn.Module, path: str, form: Callable[[Tensor], Tensor]) -> None:

@@ -1,6 +1,7 @@
-"""All numbers of a report: summary, trade-off, gradients by layer, analyses, lines between students.
+"""Numbers of a report beyond ``statistics``: trade-off, gradients by layer, analyses, interpolations.
 
-:class:`Evidence` computes each on first use; ``findings`` says them, ``tables`` and ``figures`` show them.
+:class:`Evidence` collects all numbers and computes each on first use. ``findings`` puts them into sentences;
+``tables`` and ``figures`` show them.
 """
 
 import math
@@ -365,15 +366,15 @@ def _size(attack: Attack) -> str:
 
 
 @dataclass(frozen=True)
-class WeakClass:
-    """A class among the worst of ``seeds`` seeds of an arm, and its accuracy for these."""
+class WorstClassOfArm:
+    """A class that ``seeds`` seeds of an arm list among their worst, and its accuracy for these seeds."""
 
     name: str
     seeds: int
     accuracy: Estimate
 
 
-def weak_classes(runs: Runs, count: int) -> list[WeakClass]:
+def worst_classes_of(runs: Runs, count: int) -> list[WorstClassOfArm]:
     """Return the classes that most seeds list as worst, lower accuracy first among equals."""
     found: dict[str, list[float]] = {}
     for run in runs:
@@ -381,7 +382,7 @@ def weak_classes(runs: Runs, count: int) -> list[WeakClass]:
             if row.accuracy is not None:
                 found.setdefault(row.name, []).append(row.accuracy)
     classes = [
-        WeakClass(name, len(values), accuracy)
+        WorstClassOfArm(name, len(values), accuracy)
         for name, values in found.items()
         if (accuracy := estimate(values)) is not None
     ]
@@ -476,7 +477,7 @@ def _lines(start: str, paired: bool, arm: str, lines: Sequence[Interpolation]) -
     return Lines(start, arm, paired, np.array(lines[0].steps), values)
 
 
-# ---------------------------------------------------------------- all of it
+# ---------------------------------------------------------------- all numbers
 
 
 @dataclass(frozen=True)

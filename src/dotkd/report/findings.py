@@ -1,6 +1,6 @@
 """The sentences of a report: counts of seeds, and claims that go no further than their intervals.
 
-Sentences are plain text: their user escapes it. To add a finding to a section, extend the section's function.
+Sentences are plain text; ``page`` escapes them. To add a sentence to a section, extend its function.
 """
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -20,12 +20,21 @@ def lead(comparison: Comparison) -> tuple[str, ...]:
 
     Returns:
         Sentences. Of a swept arm they cover the value that is best on validation images.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from dotkd.recipe import load_recipe
+        >>> from dotkd.train import train
+        >>> from dotkd.report import read_comparison
+        >>> _ = train(load_recipe("quick/digits-plain", ["schedule.epochs=1"]), Path("runs/plain"))
+        >>> lead(read_comparison(Path("runs")))[1]
+        'No arm has a teacher: the effect of distillation was not measured.'
     """
     return opening(Evidence(comparison))
 
 
 def opening(evidence: Evidence) -> tuple[str, ...]:
-    """Return the same from numbers that are computed already."""
+    """Return the sentences of :func:`lead` from computed numbers."""
     summary, arms = evidence.summary, evidence.spoken
     dots = [arm.name for arm in summary.arms if arm.kind == "dot" and arm.name in arms]
     over_plain = _over_plain(summary, arms)

@@ -53,8 +53,8 @@ class Section:
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """A recipe, and the runs that share it but for their seeds."""
+class RecipeText:
+    """The text of a recipe, and the runs that share it apart from their seeds."""
 
     name: str
     runs: str
@@ -70,7 +70,7 @@ class Report:
     lead: tuple[str, ...]
     notes: tuple[str, ...]
     sections: tuple[Section, ...]
-    recipes: tuple[Recipe, ...]
+    recipes: tuple[RecipeText, ...]
     environment: Mapping[str, Sequence[str]]
 
     @property
@@ -98,6 +98,13 @@ def write_report(folder: Path | str) -> Path:
 
     Raises:
         BadInput: No run of a student is finished, an arm has a seed twice, or a file is broken.
+
+    Example:
+        >>> from dotkd.recipe import load_recipe
+        >>> from dotkd.train import train
+        >>> _ = train(load_recipe("quick/digits-plain", ["schedule.epochs=1"]), Path("compared/plain"))
+        >>> write_report("compared").name
+        'report.html'
     """
     folder = Path(folder)
     report = compose(read_comparison(folder))
@@ -130,12 +137,19 @@ def render(comparison: Comparison) -> str:
 
     Raises:
         BadInput: Analyses do not fit together; the message names the file.
+
+    Example:
+        >>> from dotkd.recipe import load_recipe
+        >>> from dotkd.train import train
+        >>> _ = train(load_recipe("quick/digits-plain", ["schedule.epochs=1"]), Path("runs/plain"))
+        >>> render(read_comparison(Path("runs")))[:15]
+        '<!doctype html>'
     """
     return _to_html(compose(comparison))
 
 
 def compose(comparison: Comparison) -> Report:
-    """Compute, say and draw everything that a report shows."""
+    """Make the content of a report: numbers, sentences, tables and figures."""
     evidence = Evidence(comparison)
     scene = Scene(evidence)
     sections = []
@@ -177,7 +191,7 @@ def _facts(evidence: Evidence) -> str:
     return " · ".join(facts)
 
 
-def _recipes(runs: Sequence[RunRecord]) -> tuple[Recipe, ...]:
+def _recipes(runs: Sequence[RunRecord]) -> tuple[RecipeText, ...]:
     """Group the runs whose recipes differ in seeds only."""
     groups: list[list[RunRecord]] = []
     for run in sorted(runs, key=lambda run: (run.is_teacher, run.name, run.seed)):
@@ -196,7 +210,7 @@ def _recipes(runs: Sequence[RunRecord]) -> tuple[Recipe, ...]:
         seeds = ", ".join(str(run.seed) for run in (first, *others))
         said = f"{'teacher, ' * first.is_teacher}seed{'s' * bool(others)} {seeds}"
         shown = f"; shown: seed {first.seed}" if others else ""
-        found.append(Recipe(first.name, said + shown, first.recipe_text.strip()))
+        found.append(RecipeText(first.name, said + shown, first.recipe_text.strip()))
     return tuple(found)
 
 

@@ -1,7 +1,6 @@
-"""The comparison that a report is about: finished runs sorted into arms and sweeps, and unequal conditions.
+"""Reads a comparison: finished runs sorted into arms and sweeps, with notes on unequal conditions.
 
-Everything that a report takes from folders, recipes and environments belongs here; numbers belong to
-``statistics``.
+Code that reads folders, recipes and environments belongs here; numbers belong to ``statistics``.
 """
 
 import json
@@ -28,7 +27,7 @@ Arms = Mapping[str, Sequence[RunRecord]]
 
 
 @dataclass(frozen=True)
-class Point:
+class SweptPoint:
     """An arm of a sweep: its swept values as text, and its place on the axis."""
 
     name: str
@@ -47,7 +46,7 @@ class Series:
 
     base: str
     keys: tuple[str, ...]
-    points: tuple[Point, ...]
+    points: tuple[SweptPoint, ...]
     numeric: bool
 
     @property
@@ -58,7 +57,7 @@ class Series:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Finished runs of students by arm, in the order of a report, and what else the folder holds.
+    """Finished runs of students by arm, in the order of a report, with teachers, sweep and tuning.
 
     ``series`` are the arms of the sweep that were run; ``kinds`` maps an arm to one of :data:`KINDS` or to
     the name of another optimizer.
@@ -106,6 +105,13 @@ def read_comparison(folder: Path) -> Comparison:
     Raises:
         BadInput: The folder has no finished run of a student, a file is broken, an arm has a seed twice, or a
             run was not tested; the message names the folder or the file.
+
+    Example:
+        >>> from dotkd.recipe import load_recipe
+        >>> from dotkd.train import train
+        >>> _ = train(load_recipe("quick/digits-plain", ["schedule.epochs=1"]), Path("runs/plain"))
+        >>> list(read_comparison(Path("runs")).arms)
+        ['plain']
     """
     folder = Path(folder)
     runs = find_runs(folder)
@@ -194,12 +200,12 @@ def _series(sweep: Sweep | None, arms: Arms) -> Iterator[Series]:
         return
     numeric = len(sweep.keys) == 1 and all(_is_number(arm.values[0]) for arm in sweep.arms)
     values = list(dict.fromkeys(_shown(arm.values) for arm in sweep.arms))
-    found: dict[str, list[Point]] = {}
+    found: dict[str, list[SweptPoint]] = {}
     for arm in sweep.arms:
         if arm.name in arms:
             shown = _shown(arm.values)
             place = float(arm.values[0]) if numeric else float(values.index(shown))
-            found.setdefault(arm.base, []).append(Point(arm.name, shown, place))
+            found.setdefault(arm.base, []).append(SweptPoint(arm.name, shown, place))
     for base, points in found.items():
         yield Series(base, sweep.keys, tuple(sorted(points, key=lambda point: point.place)), numeric)
 
@@ -299,7 +305,7 @@ def _unequal(
 
 
 def _conditions(one: Sequence[RunRecord], other: Sequence[RunRecord]) -> list[str]:
-    """Name the differences in data, student, schedule, run and teacher, between equal seeds if there are."""
+    """Name the differences in data, student, schedule, run and teacher; compares equal seeds if any."""
     theirs = {run.seed: run for run in other}
     shared = [(run, theirs[run.seed]) for run in one if run.seed in theirs]
     but = set() if shared else {"seed"}

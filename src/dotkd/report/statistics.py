@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from dotkd.records import Sweep
-from dotkd.report.read import KINDS, Arms, Comparison, Point, Series, notes, partners
+from dotkd.report.read import KINDS, Arms, Comparison, Series, SweptPoint, notes, partners
 from dotkd.runs import RunRecord
 
 LEVEL = 0.95
@@ -78,7 +78,7 @@ class Difference:
 
 
 @dataclass(frozen=True)
-class Teacher:
+class TeacherRun:
     """A teacher's run: a reference, not an arm."""
 
     name: str
@@ -100,7 +100,7 @@ class Summary:
     to_plain: tuple[Difference, ...]
     to_sgd: tuple[Difference, ...]
     to_control: tuple[Difference, ...]
-    teachers: tuple[Teacher, ...]
+    teachers: tuple[TeacherRun, ...]
     notes: tuple[str, ...]
 
     def to_json(self) -> dict[str, Any]:
@@ -119,6 +119,16 @@ def summarize(comparison: Comparison) -> Summary:
 
     Returns:
         The summary; arms are in the order of the comparison.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from dotkd.recipe import load_recipe
+        >>> from dotkd.train import train
+        >>> from dotkd.report import read_comparison
+        >>> _ = train(load_recipe("quick/digits-plain", ["schedule.epochs=1"]), Path("runs/plain"))
+        >>> summary = summarize(read_comparison(Path("runs")))
+        >>> summary.baseline, summary.arms[0].test.n
+        ('plain', 1)
     """
     arms, kinds = comparison.arms, comparison.kinds
     plain, sgd, dot, controls = ([name for name in arms if kinds[name] == kind] for kind in KINDS)
@@ -143,7 +153,7 @@ def summarize(comparison: Comparison) -> Summary:
         to_sgd=differences(to_sgd),
         to_control=differences(to_control),
         teachers=tuple(
-            Teacher(run.name, run.seed, run.results.last.test_accuracy)
+            TeacherRun(run.name, run.seed, run.results.last.test_accuracy)
             for run in comparison.teachers
             if run.results.last.test_accuracy is not None
         ),
@@ -250,7 +260,7 @@ class Choice:
     """
 
     series: Series
-    best: Point
+    best: SweptPoint
     accuracy: float
     against: tuple[Difference, ...]
 

@@ -18,7 +18,7 @@ from dotkd.report.evidence import (
     dominance,
     part,
     strengths,
-    weak_classes,
+    worst_classes_of,
 )
 from dotkd.report.statistics import (
     BEST_TEST,
@@ -387,7 +387,7 @@ def _dominance(evidence: Evidence) -> Table:
     caption = (
         f"On {splits} losses after the last epoch: an arm dominates another if it is as low in both losses "
         "and lower in one, with the same seed. Only arms with the same distillation loss are compared. "
-        "Different arms may dominate the seeds of an arm, none of them every seed."
+        "An arm may be dominated by one arm with some seeds and by another arm with the others."
     )
     return Table("dominance", "Dominance", caption, *_by_arm(evidence, filled))
 
@@ -434,8 +434,8 @@ def _gradients(evidence: Evidence) -> Table:
         "distill_update_cosine": "Cosine, distillation and last step",
     }
     caption = (
-        "Probe batch after the last epoch; the cosines with the last step are those of the descent direction "
-        f"of each loss, where that step ended. {_MEANS}"
+        "Probe batch after the last epoch. The cosines with the last step compare it with the negative "
+        f"gradient of each loss at its end. {_MEANS}"
     )
     return Table("gradients", "Gradients", caption, *_by_arm(evidence, _metrics(evidence, titles)))
 
@@ -492,8 +492,8 @@ def _sharpness(evidence: Evidence) -> Table | None:
     size = sizes.pop() if len(sizes) == 1 else None
     within = "a small distance" if size is None else f"a Euclidean distance of {size:g} between parameters"
     caption = (
-        "Hessian of the raw losses at the end of training: largest eigenvalue and trace, both estimates with "
-        f"errors of their own; \N{GREEK SMALL LETTER EPSILON}-sharpness is the rise of the loss within "
+        "Hessian of the raw losses at the end of training: largest eigenvalue and trace, both "
+        f"estimated; \N{GREEK SMALL LETTER EPSILON}-sharpness is the rise of the loss within "
         f"{within}. {_MEANS}"
     )
     return Table("sharpness", "Sharpness", caption, *_by_arm(evidence, filled))
@@ -567,7 +567,8 @@ def _agreement(evidence: Evidence) -> Table | None:
         _numbers("KL(teacher, student)", "kl", evidence.analysis("quality.agreement.kl")),
     ]
     caption = (
-        f"Agreement with the teacher is not accuracy. The last shares are of the differing images. {_MEANS}"
+        "Agreement with the teacher is not accuracy. The last three shares are of the images on which the "
+        f"two differ. {_MEANS}"
     )
     return Table("agreement", "Agreement with the teacher", caption, *_by_arm(evidence, filled))
 
@@ -594,7 +595,7 @@ def _robustness(evidence: Evidence) -> Table | None:
 def _worst_classes(evidence: Evidence) -> Table | None:
     if not evidence.analysed:
         return None
-    found = {arm: weak_classes(runs, _WORST) for arm, runs in evidence.analysed.items()}
+    found = {arm: worst_classes_of(runs, _WORST) for arm, runs in evidence.analysed.items()}
     counts = {
         arm: sum(bool(part(run, "quality.worst_classes")) for run in runs)
         for arm, runs in evidence.analysed.items()
@@ -617,8 +618,8 @@ def _worst_classes(evidence: Evidence) -> Table | None:
         filled.append((column, cells))
     caption = (
         "The classes that most seeds list among their worst, with their accuracy for these seeds; ties are "
-        "broken by lower accuracy, then by the order of the data set, so others may be as weak. "
-        f"{_MEANS}"
+        "broken by lower accuracy, then by the order of the data set, so classes outside the list may be as "
+        f"weak. {_MEANS}"
     )
     return Table("worst_classes", "Worst classes", caption, *_by_arm(evidence, filled))
 
@@ -646,7 +647,7 @@ def _cost(evidence: Evidence) -> Table:
     )
     caption = (
         "The student as deployed; a multiply-add counts as two FLOPs. Training time excludes teachers and "
-        "evaluation. Timings include other load on the machine: networks of equal cost show how much."
+        "evaluation. Timings include other load on the machine; networks of equal cost show how much."
     )
     return Table("cost", "Cost", caption, *_by_arm(evidence, filled))
 

@@ -138,8 +138,8 @@ def _centre_and_range(grid: Array) -> str:
     "spectrum",
     "minima",
     "Density of the eigenvalues of the Hessian at the end of training.",
-    "Further right is sharper; left of 0 the loss curves downwards. Every eigenvalue counts alike, and "
-    "almost all lie near 0. Lanczos estimate: the ends are near eigenvalues, the height of a bump is rough.",
+    "Further right is sharper; left of 0 the loss curves downwards. Every eigenvalue has the same weight, "
+    "and almost all lie near 0. Lanczos estimate: the ends are close to eigenvalues, the heights are rough.",
 )
 def _spectrum(scene: Scene) -> Figure | None:
     shown = {}
@@ -294,7 +294,7 @@ def _reliability(scene: Scene) -> Figure | None:
     "robustness",
     "quality",
     "Accuracy by the strength of a corruption.",
-    "The flatter the curve, the more robust the student. Strengths are those of this library.",
+    "The flatter the curve, the more robust the student. The scale of strengths, 1 to 5, is dotkd's own.",
 )
 def _robustness(scene: Scene) -> Figure | None:
     found = _analysed(scene)

@@ -417,8 +417,8 @@ def _curves(scene: Scene, titles: Mapping[str, tuple[str, float | None]]) -> Fig
     "losses",
     "losses",
     "The losses by epoch, raw.",
-    "Lower is better. A gain in one loss that costs in the other is a trade-off. Losses are raw, before any "
-    "weight: compare arms within a panel, not across panels.",
+    "Lower is better. Where one loss falls and the other rises, there is a trade-off. Losses are raw, before "
+    "any weight: compare arms within a panel, not across panels.",
 )
 def _losses(scene: Scene) -> Figure | None:
     titles = {
@@ -460,8 +460,8 @@ def _gradients(scene: Scene) -> Figure | None:
     "layers",
     "gradients",
     "Cosine between the two gradients in each layer, after each epoch, on the probe batch.",
-    "Orange: below 0, the losses pull the layer in opposite directions. Violet: above 0, they agree. Layers "
-    "count alike, however short their gradients are.",
+    "Orange: below 0, the losses pull the layer in opposite directions. Violet: above 0, they agree. The "
+    "norms of the gradients are not shown.",
 )
 def _layers(scene: Scene) -> Figure | None:
     layers = {arm: found for arm, found in scene.evidence.layers.items() if arm in scene.arms}
