@@ -56,6 +56,11 @@ def runs_own_code(name: str) -> bool:
     return is_external(name) and name.partition(":")[0] not in _LIBRARIES
 
 
+def brings_weights(name: str) -> bool:
+    """Tell whether a name loads pretrained weights: ``timm:NAME@pretrained`` or ``hf:NAME@pretrained``."""
+    return name.partition(":")[0] in _LIBRARIES and name.endswith(PRETRAINED)
+
+
 # ---------------------------------------------------------------- creation
 
 
@@ -78,7 +83,7 @@ class _Request:
 
     @property
     def tagged(self) -> bool:
-        return self.name.endswith(PRETRAINED)
+        return brings_weights(self.name)
 
 
 @dataclass(frozen=True)

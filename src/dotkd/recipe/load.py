@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from dotkd.errors import BadInput
 from dotkd.features import KINDS
-from dotkd.models.external import PRETRAINED, is_external
+from dotkd.models.external import brings_weights, is_external
 from dotkd.recipe._messages import lines
 from dotkd.recipe.tables import NO_FOLDERS, Recipe, Teacher, tables
 
@@ -265,7 +265,7 @@ def _overlaid(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
         old, new = below[key], above[key]
         if isinstance(old, dict) and isinstance(new, dict):
             gone: set[str] = set()
-            brings = str(new.get("model", "")).endswith(PRETRAINED)
+            brings = brings_weights(str(new.get("model", "")))
             if key == "teacher" and (brings or new.keys() & {"recipe", "checkpoint"}):
                 gone = set(Teacher.model_fields)
             elif key == "student" and new.get("model") != old.get("model") and "model" in new:

@@ -26,7 +26,7 @@ from dotkd.errors import BadInput, unknown
 from dotkd.features import KINDS, LIST_KINDS
 from dotkd.methods import create_method, has_teacher, method_options
 from dotkd.models.base import check_normalisation
-from dotkd.models.external import PRETRAINED, is_external
+from dotkd.models.external import PRETRAINED, brings_weights, is_external
 from dotkd.models.registry import check_model_name
 from dotkd.optim import DOTAdamW, deepkd_momenta, matched_gains
 from dotkd.recipe._messages import lines
@@ -256,7 +256,7 @@ class Teacher(Network):
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
-        brings = self.model is not None and is_external(self.model) and self.model.endswith(PRETRAINED)
+        brings = self.model is not None and brings_weights(self.model)
         if (self.recipe is None) == (self.checkpoint is None) and not (brings and self.recipe is None):
             raise ValueError(
                 "exactly one of the keys 'recipe' and 'checkpoint' must be given; a model "
