@@ -1,15 +1,19 @@
-"""What holds for all tests: one thread for each of several processes, and a torchvision that loads."""
+"""Settings of all tests: one thread a process, no deadlines, and a torchvision that loads."""
 
 import importlib
 import os
 from collections.abc import Iterator
 
+import hypothesis
 import pytest
 import torch
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     torch.set_num_threads(1)
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # of processes that tests start
+
+hypothesis.settings.register_profile("dotkd", deadline=None)  # no test depends on a quiet machine
+hypothesis.settings.load_profile("dotkd")
 
 SCHEMAS = ("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",)
 SCHEMAS += (SCHEMAS[0].replace("nms", "qnms"),)

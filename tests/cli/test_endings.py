@@ -21,7 +21,7 @@ def broken(*_args: object, **_more: object) -> None:
 
 
 def test_an_internal_error_has_no_traceback(dotkd, monkeypatch, tmp_path) -> None:
-    monkeypatch.setattr("dotkd.train.loop.train", broken)
+    monkeypatch.setattr("dotkd.train.train", broken)
     code, out, err = dotkd("train", PLAIN, *TINY, "-o", tmp_path / "out")
     assert code == 1
     assert err == "dotkd: ZeroDivisionError: a slip of ours\n(dotkd --debug shows where)\n"
@@ -53,7 +53,7 @@ def test_ctrl_c_says_how_to_go_on(dotkd, monkeypatch, tmp_path) -> None:
     def interrupted(*_args: object, **_more: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("dotkd.train.loop.train", interrupted)
+    monkeypatch.setattr("dotkd.train.train", interrupted)
     code, _, err = dotkd("train", PLAIN, *TINY, "-o", tmp_path / "out")
     assert code == 1
     assert "--resume" in err

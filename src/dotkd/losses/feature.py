@@ -255,10 +255,9 @@ def kdsvd_loss(
         CIFAR-100 numbers were made with C H rows and W columns, as here, where the channels of the two
         models may differ.
     """
-    check_integer("k", k, low=1)  # before the models: an option out of range is wrong for every pair
     pairs = checked_features(student_features, teacher_features)
-    _check_widths(pairs)
     check_integer("k", k, low=1, high=min(student.shape[3] for student, _ in pairs))
+    _check_widths(pairs)
     before: tuple[Tensor, Tensor] | None = None
     losses = []
     for student, teacher in pairs:
