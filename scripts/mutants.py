@@ -96,7 +96,7 @@ MUTANTS = [
     ),
     Mutant("fused on any memory layout", "sgd.py", "other.stride() != param.stride() or ", ""),
     Mutant("fused on buffers of any shape", "sgd.py", " or other.shape != param.shape", ""),
-    Mutant("a cycled momentum passes", "sgd.py", '"base_momentum" in group', '"base_momentum" is group'),
+    Mutant("a cycled momentum passes", "sgd.py", 'if hint and "base_momentum" in group:', "if False:"),
     Mutant(
         "second moment of the task gradient alone",
         "adamw.py",
