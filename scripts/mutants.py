@@ -106,7 +106,7 @@ MUTANTS = [
         "return tensor.shape, [stride",
         "return torch.Size(), [stride",
     ),
-    Mutant("a cycled momentum passes", "sgd.py", '"base_momentum" in group', '"base_momentum" is group'),
+    Mutant("a cycled momentum passes", "sgd.py", 'if hint and "base_momentum" in group:', "if False:"),
     Mutant(
         "second moment of the task gradient alone",
         "adamw.py",

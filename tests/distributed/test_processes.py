@@ -11,7 +11,7 @@ import pytest
 
 from .worker import SECONDS, WORLDS, checks_for
 
-pytestmark = pytest.mark.processes
+pytestmark = [pytest.mark.processes, pytest.mark.slow]
 
 
 @pytest.fixture(scope="module")

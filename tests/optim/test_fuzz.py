@@ -180,7 +180,8 @@ class Sequence:
         pick = self.random.choice
         shared = {"lr": pick([0.1, 0.02]), "weight_decay": pick([0.0, 0.1]), "maximize": pick([False, True])}
         if self.kind == "adamw":
-            return {**shared, "betas": (pick([0.0, 0.8]), 0.95), "delta": 0.0, "eps": 1e-2}
+            beta, delta = pick([(0.8, 0.1), (0.8, -0.1), (0.0, 0.0)])
+            return {**shared, "betas": (beta, 0.95), "delta": delta, "eps": 1e-2}
         nesterov = pick([False, True])
         sgd = {
             "nesterov": nesterov,
