@@ -30,7 +30,6 @@ def outcome(tmp_path_factory):
     return folder, run.stdout
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("check", "world"), [(check, world) for world in WORLDS for check in checks_for(world)]
 )
