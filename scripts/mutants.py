@@ -85,7 +85,8 @@ MUTANTS = [
     Mutant(
         "buffers only where a gradient arrived",
         "sgd.py",
-        "            for param in params:\n                self._init_state(param)",
+        "            for param, state in zip(params, states, strict=True):\n"
+        "                self._init_state(param, state)",
         "            pass",
     ),
     Mutant(
@@ -133,7 +134,7 @@ MUTANTS = [
         "step keeps the kept sets", "base.py", "            self._sets.end(params)\n", "            pass\n"
     ),
     Mutant("groups share their gradients", "base.py", "                start = end\n", ""),
-    Mutant("ages are mixed", "base.py", "self._age(self.state.get(param, {})))", "None)"),
+    Mutant("ages are mixed", "base.py", "self._age(state)), []).append(i)", "None), []).append(i)"),
     Mutant(
         "a key that a checkpoint lacks is lost",
         "base.py",

@@ -122,12 +122,11 @@ class DOTAdamW(TaskAndDistill, StreamOptimizer):  # type: ignore[misc]  # backwa
         return tuple([state.get(key, 0) for key in ("steps", *(f"{name}_steps" for name in self.streams))])
 
     def _update(self, batch: Batch) -> None:
-        group, params, grads_of = batch
+        group, params, grads_of, states = batch
         lr, (beta1, beta2) = float(group["lr"]), map(float, group["betas"])
-        states = [self.state[p] for p in params]
         for param, state in zip(params, states, strict=True):
             if "steps" not in state:
-                self._init_state(param)
+                self._init_state(param, state)
             for key in ("steps", *(f"{name}_steps" for name in grads_of)):
                 state[key] += 1
         params = _real(params)

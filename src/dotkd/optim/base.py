@@ -32,6 +32,7 @@ class Batch(NamedTuple):
     group: dict[str, Any]
     params: list[Tensor]
     grads: dict[str, list[Tensor]]
+    states: list[dict[str, Any]]
 
 
 class StreamOptimizer(Optimizer):
@@ -313,6 +314,9 @@ class StreamOptimizer(Optimizer):
                 batches += self._init_group(group, {name: grads[start:end] for name, grads in sets.items()})
                 start = end
             for batch in batches:
+                for param, state in zip(batch.params, batch.states, strict=True):
+                    if not state:  # made for this step
+                        self.state[param] = state
                 self._update(batch)
         if reached or self._sets.phase is not Phase.EMPTY:
             self._sets.end(params)
@@ -322,17 +326,17 @@ class StreamOptimizer(Optimizer):
         """Gather the parameters of a group that have gradients, in as few batches as possible."""
         params = group["params"]
         columns = [[grad is not None for grad in grads] for grads in sets.values()]
+        states: list[dict[str, Any]] = [self.state.get(param, {}) for param in params]
         rows_of: dict[tuple[type, tuple[bool, ...], Hashable], list[int]] = {}
-        for i, (param, *reach) in enumerate(zip(params, *columns, strict=True)):
+        for i, (param, state, *reach) in enumerate(zip(params, states, *columns, strict=True)):
             if True in reach:
-                key = (type(param), tuple(reach), self._age(self.state.get(param, {})))
-                rows_of.setdefault(key, []).append(i)
+                rows_of.setdefault((type(param), tuple(reach), self._age(state)), []).append(i)
         batches = []
         for (_, reach_of_all, _), rows in rows_of.items():
             names = [name for name, reached in zip(sets, reach_of_all, strict=True) if reached]
             for run in _runs(params, rows):
                 grads_of = {name: [g for i in run if (g := sets[name][i]) is not None] for name in names}
-                batches.append(Batch(group, [params[i] for i in run], grads_of))
+                batches.append(Batch(group, [params[i] for i in run], grads_of, [states[i] for i in run]))
         return batches
 
     def _complete(self, params: list[Tensor], sets: Sets, reached: list[str]) -> bool:
@@ -345,7 +349,7 @@ class StreamOptimizer(Optimizer):
         # torch.distributed.checkpoint asks for the state so: zero gradients in .grad, lr 0.
         for param, *grads in zip(params, *sets.values(), strict=True):
             if present(grads):
-                self._init_state(param)
+                self._init_state(param, self.state[param])
         return False
 
     def _missing(self, reached: str, missing: str) -> str:
@@ -356,12 +360,10 @@ class StreamOptimizer(Optimizer):
             f"the stream out of a step, say opt.backward(..., {missing}=None)"
         )
 
-    def _init_state(self, param: Tensor) -> dict[str, Any]:
-        """Return the state of a parameter, with all keys of ours; a wrapper may have further ones."""
-        state: dict[str, Any] = self.state[param]
-        new = self._new_state(param)
-        state.update({key: value for key, value in new.items() if key not in state})
-        return state
+    def _init_state(self, param: Tensor, state: dict[str, Any]) -> None:
+        """Give a state all keys of ours that it lacks; a wrapper may have further ones."""
+        for key, value in self._new_state(param).items():
+            state.setdefault(key, value)
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Drop the gradients of all streams.

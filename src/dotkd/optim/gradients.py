@@ -420,9 +420,9 @@ class GradientSets:
             if note.void and note.holds(param):
                 param.grad = None
         self.clear()
-        used = [(param.numel(), i) for i, param in enumerate(params) if param.grad is not None]
+        used = [param for param in params if param.grad is not None]
         if used:
-            param = params[min(used)[1]]
+            param = min(used, key=Tensor.numel)
             assert param.grad is not None
             self.notes = {param: Note(param.grad, param.grad._version)}
             self.phase = Phase.STEPPED

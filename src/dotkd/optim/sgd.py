@@ -7,6 +7,7 @@ here: the gains of DOT's control and the momenta of DeepKD.
 
 import math
 from collections.abc import Hashable, Mapping, Sequence
+from functools import cache
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -178,17 +179,15 @@ class MultiMomentumSGD(StreamOptimizer):
     def _init_group(self, group: dict[str, Any], sets: Sets) -> list[Batch]:
         batches = super()._init_group(group, sets)
         if group["fused"]:
-            for _, params, grads_of in batches:
-                states = [self.state.get(param, {}) for param in params]
+            for _, params, grads_of, states in batches:
                 keys = [key for key in map(_buffer, self._streams) if key in states[0]]
                 buffers = [[state[key] for state in states] for key in keys]
                 _check_fused(params, list(grads_of.values()), buffers)
         return batches
 
     def _update(self, batch: Batch) -> None:
-        group, params, grads_of = batch
+        group, params, grads_of, states = batch
         momenta, plain = self.momenta(group), self._plain_momentum(group)
-        states = [self.state[p] for p in params]
         keys = {name: _buffer(name) for name in self._streams}
         new = keys[self._streams[0]] not in states[0]
         first, several = next(iter(grads_of)), len(grads_of) > 1
@@ -221,8 +220,8 @@ class MultiMomentumSGD(StreamOptimizer):
                     state[keys[name]] = buffer
         if new:
             # All buffers from the first step on: a checkpoint has the same keys for every parameter.
-            for param in params:
-                self._init_state(param)
+            for param, state in zip(params, states, strict=True):
+                self._init_state(param, state)
 
 
 class DOT(TaskAndDistill, MultiMomentumSGD):  # type: ignore[misc]  # backward() takes its two losses by name
@@ -492,6 +491,7 @@ def deepkd_momenta(
     return {"task": short if as_released else long, "target": short, "others": long}
 
 
+@cache
 def _buffer(stream: str) -> str:
     """Return the state key of a stream's momentum buffer."""
     return f"{stream}_momentum_buffer"
