@@ -87,7 +87,7 @@ def test_a_teacher_that_fails_fails_its_own_students_alone(tmp_path):
     jobs = [Job(arm, recipe, tmp_path / arm, broken[arm]) for arm, recipe in recipes.items()]
     endings = {job.arm: ending for job, ending in run_jobs(jobs, 2)}
     assert "another recipe" in str(endings["kd"])
-    assert endings["plain"]["name"] == "plain"
+    assert endings["plain"].name == "plain"
 
 
 def test_rates_are_chosen_alike(tmp_path):
