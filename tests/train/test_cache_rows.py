@@ -4,7 +4,6 @@ import resource
 import signal
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
@@ -138,10 +137,11 @@ from dotkd.train.cache_rows import FileRows
 count, width, seed = 3000, 2500, int(sys.argv[2])
 rows = FileRows(Path(sys.argv[1]), {"of": "writers"}, count, width, writes=1)
 order = np.random.default_rng(seed).permutation(count)
-print("open", flush=True)
 for start in range(0, count, 50):
+    sys.stdin.read(1)  # a byte allows a batch
     chosen = order[start : start + 50]
     rows.write(chosen, np.sin(np.arange(width) + 7.0 * chosen[:, None]).astype(np.float32))
+    print("wrote", flush=True)
 """
 
 
@@ -151,22 +151,25 @@ def test_two_writers_killed_with_9_again_and_again_leave_whole_rows_only(tmp_pat
     path, seen = tmp_path / "x", 0
     reader = FileRows(path, {"of": "writers"}, 3000, 2500, writes=1)
     for attempt in range(4):
+        command = [sys.executable, "-c", WRITER, path]
         writers = [
-            subprocess.Popen([sys.executable, "-c", WRITER, path, str(seed)], stdout=subprocess.PIPE)
+            subprocess.Popen([*command, str(seed)], bufsize=0, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
             for seed in (attempt, attempt + 100)
         ]
+        for writer in writers:  # more batches than are waited for: the kill may fall into a write
+            writer.stdin.write(b"x" * (attempt + 2))
         for writer in writers:
-            assert writer.stdout.readline() == b"open\n"
-        time.sleep(0.01 * (attempt + 1))
+            assert writer.stdout.readline() == b"wrote\n"
         for writer in writers:
             writer.kill()
+            writer.stdin.close()
             writer.stdout.close()
             assert writer.wait() == -signal.SIGKILL
         found, there = reader.read(np.arange(3000))
         assert np.array_equal(found[there], rows_of(np.flatnonzero(there), 2500))
         assert there.sum() >= seen, "what was written stays"
         seen = there.sum()
-    assert seen > 0
+    assert 0 < seen < 3000, "the writers were to be killed on the way"
 
 
 # ---------------------------------------------------------------- what is refused
