@@ -7,8 +7,11 @@ import sys
 
 import pytest
 import torch
+from torch.func import functional_call
+from torch.nn.functional import cross_entropy
 
 from dotkd import runs
+from dotkd.analysis import hessian_trace, top_eigenvalues
 from dotkd.analyze import PARTS, Plan, analyze, plan
 from dotkd.compare import compare
 from dotkd.errors import BadInput
@@ -74,6 +77,7 @@ def test_every_number_is_finite_and_in_range(folder):
                 curvature["trace"],
                 curvature["trace_error"],
                 curvature["epsilon_sharpness"],
+                *curvature["filter_normalized"].values(),
             ]
             assert all(map(math.isfinite, values))
             assert curvature["eigenvalues"] == sorted(curvature["eigenvalues"], key=abs, reverse=True)
@@ -136,6 +140,33 @@ def test_the_spectrum_agrees_with_the_eigenvalues(folder):
         size = told(folder, "kd-dot")["cost"]["parameters"]
         mean = sum(w * x for w, x in zip(spectrum["weights"], spectrum["nodes"], strict=True))
         assert size * mean == pytest.approx(found["trace"], rel=0.5)
+
+
+@slow
+def test_filter_normalised_curvature_is_that_of_rescaled_weights(folder):
+    """Against the loss as a function of weights divided by the norms of their filters."""
+    run, found = folder / "kd-dot" / "seed-0", told(folder, "kd-dot")["sharpness"]["task"]
+    student, recipe = load_student(run)
+    order = torch.randperm(200, generator=random_stream(0, "analysis.images"))[:150]
+    batch = build_data(recipe.data).validation.subset(order).batch(range(150))
+    weights = {name: value.detach() for name, value in student.named_parameters() if value.ndim > 1}
+    norms = {
+        name: value.norm(dim=tuple(range(1, value.ndim)), keepdim=True) for name, value in weights.items()
+    }
+    units = {name: (value / norms[name]).requires_grad_() for name, value in weights.items()}
+
+    def loss():
+        scaled = {name: one * norms[name] for name, one in units.items()}
+        return cross_entropy(functional_call(student.eval(), scaled, batch.images), batch.labels)
+
+    largest = top_eigenvalues(loss, list(units.values())).item()
+    assert found["filter_normalized"]["eigenvalue"] == pytest.approx(largest, rel=1e-3)
+    noise = torch.Generator().manual_seed(1)
+    trace = hessian_trace(loss, list(units.values()), num_samples=16, generator=noise)
+    error = math.hypot(trace.standard_error, found["filter_normalized"]["trace_error"])
+    assert abs(found["filter_normalized"]["trace"] - trace.trace) < 4 * error
+    squares = sum(value.square().sum().item() for value in weights.values())
+    assert found["weight_norm"] ** 2 == pytest.approx(squares, rel=1e-5)
 
 
 @slow

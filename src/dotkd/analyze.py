@@ -123,7 +123,8 @@ def _landscape(run: _Opened, data: Images) -> records.Landscape:
 # ---------------------------------------------------------------- sharpness
 
 _CURVED = 256  # images: curvature is measured on one batch
-_RHO, _TRACE_SAMPLES = 0.05, 32
+_RHO, _TRACE_SAMPLES = 0.05, 16
+_RESIDUAL = 1e-2  # of eigenvalues, whose own error is nearer to its square
 # Half as many products as the rest of this part. With many parameters one random vector is nearly as good as
 # several, and both ends of the spectrum need steps.
 _DENSITY_SAMPLES, _DENSITY_STEPS, _DENSITY_POINTS = 1, 26, 201
@@ -145,9 +146,6 @@ def _sharpness(run: _Opened, data: Images) -> dict[str, records.Sharpness]:
 
 
 def _curvature(loss: Callable[[], Tensor], params: list[nn.Parameter], kind: str) -> records.Sharpness:
-    trace = analysis.hessian_trace(
-        loss, params, num_samples=_TRACE_SAMPLES, generator=random_stream(0, f"analysis.trace.{kind}")
-    )
     density = analysis.spectral_density(
         loss,
         params,
@@ -156,10 +154,27 @@ def _curvature(loss: Callable[[], Tensor], params: list[nn.Parameter], kind: str
         points=_DENSITY_POINTS,
         generator=random_stream(0, f"analysis.spectrum.{kind}"),
     )
+    norms = analysis.filter_norms(params)
+    raw, normalized = (
+        analysis.hessian_trace(
+            loss,
+            params,
+            scale=scale,
+            num_samples=_TRACE_SAMPLES,
+            generator=random_stream(0, f"analysis.trace.{kind}"),
+        )
+        for scale in (None, norms)
+    )
+    [sharpest] = _numbers(analysis.top_eigenvalues(loss, params, scale=norms, tolerance=_RESIDUAL))
+    weights = [param.detach().double() for param in params if param.ndim > 1]
     return records.Sharpness(
-        eigenvalues=_numbers(analysis.top_eigenvalues(loss, params, k=3, tolerance=1e-3)),
-        trace=trace.trace,
-        trace_error=trace.standard_error,
+        eigenvalues=_numbers(analysis.top_eigenvalues(loss, params, k=3, tolerance=_RESIDUAL)),
+        trace=raw.trace,
+        trace_error=raw.standard_error,
+        filter_normalized=records.NormalizedCurvature(
+            eigenvalue=sharpest, trace=normalized.trace, trace_error=normalized.standard_error
+        ),
+        weight_norm=sum(float(weight.square().sum()) for weight in weights) ** 0.5,
         epsilon_sharpness=analysis.sam_sharpness(loss, params, rho=_RHO),
         rho=_RHO,
         spectrum=records.Spectrum(

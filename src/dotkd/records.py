@@ -207,12 +207,26 @@ class Spectrum(Record):
         return self
 
 
+class NormalizedCurvature(Record):
+    """Largest eigenvalue and trace of a Hessian in units of the norms of filters."""
+
+    eigenvalue: Number = None
+    trace: Number = None
+    trace_error: Number = None
+
+
 class Sharpness(Record):
-    """Curvature of a loss at the student; ``epsilon_sharpness`` is the rise of the loss within ``rho``."""
+    """Curvature of a loss at the student; ``epsilon_sharpness`` is the rise of the loss within ``rho``.
+
+    ``weight_norm`` is the Euclidean norm of the weights with two or more dimensions. Larger weights in front
+    of batch norm lower all of these but ``filter_normalized``.
+    """
 
     eigenvalues: Numbers = ()
     trace: Number = None
     trace_error: Number = None
+    filter_normalized: NormalizedCurvature | None = None
+    weight_norm: Number = None
     epsilon_sharpness: Number = None
     rho: Number = None
     spectrum: Spectrum | None = None

@@ -11,6 +11,7 @@ from torch.func import functional_call
 from torch.nn import functional
 
 from dotkd.analysis import (
+    filter_norms,
     hessian_trace,
     hessian_vector_product,
     sam_sharpness,
@@ -193,6 +194,81 @@ def test_eigenvalues_of_a_quadratic(n: int, seed: int, data) -> None:
     expected = by_magnitude(torch.linalg.eigvalsh(matrix))[:k]
     torch.testing.assert_close(found.abs(), expected.abs(), rtol=1e-6, atol=1e-8)
     assert found.abs().diff().le(1e-9).all()
+
+
+def in_halves(net):
+    """The loss of the net as a sum of two losses that are not alike."""
+    loss, params, _ = net
+    return [
+        lambda: loss() * 0.25 + params[0].square().sum(),
+        lambda: loss() * 0.75 - params[0].square().sum(),
+    ]
+
+
+@pytest.mark.parametrize("k", [1, 3])
+def test_a_scale_measures_in_other_units(net, k: int) -> None:
+    loss, params, matrix = net
+    norms = filter_norms(params)
+    for param, norm in zip(params, norms, strict=True):
+        rows = param.detach().flatten(1).norm(dim=1) if param.ndim > 1 else torch.zeros(len(param))
+        torch.testing.assert_close(
+            norm, rows.to(param.dtype).view(-1, *[1] * (param.ndim - 1)).expand_as(param)
+        )
+    unit = torch.cat([norm.reshape(-1) for norm in norms]).double()
+    expected = unit[:, None] * matrix * unit
+    values = torch.linalg.eigvalsh(expected)
+    largest = values[values.abs().argsort(descending=True)][:k]
+    torch.testing.assert_close(top_eigenvalues(loss, params, k, scale=norms), largest, rtol=1e-6, atol=1e-9)
+    found = hessian_trace(loss, params, num_samples=100, generator=seeded(0), scale=norms)
+    assert abs(found.trace - expected.trace()) < 4 * found.standard_error
+
+
+def test_filter_normalised_curvature_knows_no_scale_before_batch_norm() -> None:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        net = nn.Sequential(nn.Conv2d(2, 3, 3, bias=False), nn.BatchNorm2d(3), nn.ReLU(), nn.Flatten())
+        net.append(nn.Linear(3 * 16, 4)).double()
+        images, labels = torch.randn(20, 2, 6, 6, dtype=DOUBLE), torch.randint(0, 4, (20,))
+    net.train()(images)
+    net.eval()
+    params, raw, normalized, values = list(net.parameters()), [], [], []
+    for factor in (1.0, 5.0):
+        with torch.no_grad():
+            net[0].weight *= factor
+            net[1].running_mean *= factor
+            net[1].running_var *= factor**2
+            net[1].eps *= factor**2
+
+        def loss():
+            return functional.cross_entropy(net(images), labels)
+
+        values.append(loss().item())
+        raw.append(top_eigenvalues(loss, [net[0].weight]).item())
+        normalized.append(top_eigenvalues(loss, params, scale=filter_norms(params)).item())
+    assert values[0] == pytest.approx(values[1], rel=1e-12)
+    assert raw[0] == pytest.approx(25 * raw[1], rel=1e-6)
+    assert normalized[0] == pytest.approx(normalized[1], rel=1e-6)
+
+
+def test_several_losses_are_their_sum(net) -> None:
+    loss, params, matrix = net
+    parts = in_halves(net)
+    torch.testing.assert_close(top_eigenvalues(parts, params, 2), top_eigenvalues(loss, params, 2))
+    found = hessian_trace(parts, params, num_samples=100, generator=seeded(1))
+    assert abs(found.trace - matrix.trace()) < 4 * found.standard_error
+    density = spectral_density(parts, params, num_samples=1, steps=40, generator=seeded(2))
+    assert density.nodes.max() == pytest.approx(torch.linalg.eigvalsh(matrix).max().item(), rel=1e-6)
+
+
+def test_a_sum_of_equal_losses_has_a_smaller_error() -> None:
+    matrix = symmetric(30, 3)
+    loss, params = quadratic(matrix)
+
+    def error(n: int) -> float:
+        losses = [lambda: loss() / n] * n
+        return hessian_trace(losses, params, num_samples=100, generator=seeded(4)).standard_error
+
+    assert error(16) == pytest.approx(error(1) / 4, rel=0.3)
 
 
 @pytest.mark.parametrize("n", [4, 200])

@@ -245,6 +245,8 @@ def test_analyses_are_means_over_seeds(root):
     def change(content, run):
         content["sharpness"]["task"]["eigenvalues"] = [1.0, 10.0 + run.seed]
         content["sharpness"]["task"]["rho"] = 0.05
+        relative = {"eigenvalue": 5.0 + run.seed, "trace": 40.0, "trace_error": 1.5}
+        content["sharpness"]["task"] |= {"filter_normalized": relative, "weight_norm": 7.0 * (1 + run.seed)}
         content["cost"]["latency_seconds"] = 0.002 + 0.001 * run.seed
         return content
 
@@ -252,7 +254,12 @@ def test_analyses_are_means_over_seeds(root):
     row = rows_of(table("sharpness", found))[1]
     assert float(row["task_eigenvalue_mean"]) == pytest.approx(11)
     assert float(row["task_eigenvalue_se"]) == pytest.approx(1 / math.sqrt(3))
-    assert "each ± 4.2" in to_html(table("sharpness", found))
+    assert float(row["task_filter_normalized_eigenvalue_mean"]) == pytest.approx(6)
+    assert float(row["task_filter_normalized_trace_mean"]) == pytest.approx(40)
+    assert float(row["weight_norm_mean"]) == pytest.approx(14)
+    assert {"each ± 4.2", "each ± 1.5"} <= set(
+        re.findall("each ± [0-9.]+", to_html(table("sharpness", found)))
+    )
     row = rows_of(table("cost", found))[0]
     assert float(row["latency_ms_mean"]) == pytest.approx(3)
     assert (row["parameters"], row["training_seconds"]) == ("12345", "52.5")

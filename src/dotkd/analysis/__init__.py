@@ -18,7 +18,12 @@ if TYPE_CHECKING:
         spectral_density,
         top_eigenvalues,
     )
-    from dotkd.analysis.landscape import filter_normalized_direction, interpolation, loss_surface
+    from dotkd.analysis.landscape import (
+        filter_normalized_direction,
+        filter_norms,
+        interpolation,
+        loss_surface,
+    )
     from dotkd.analysis.predictions import (
         CORRUPTIONS,
         Agreement,
@@ -59,6 +64,7 @@ __all__ = [
     "expected_calibration_error",
     "fgsm",
     "filter_normalized_direction",
+    "filter_norms",
     "flops",
     "front_position",
     "gradient_conflict",

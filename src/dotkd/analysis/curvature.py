@@ -1,8 +1,9 @@
 """Curvature of a loss at its parameters: Hessian products, eigenvalues, trace, spectrum; SAM sharpness."""
 
 import math
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,6 +19,9 @@ from dotkd.analysis._loss import (
     restored,
     with_graph,
 )
+
+Losses = Callable[[], Tensor] | Sequence[Callable[[], Tensor]]
+"""A function that returns a loss, or several whose sum is measured."""
 
 _DENSE = 64  # up to this many parameters the matrix itself is cheaper than iterations, and exact
 _WIDTH = 0.01  # default width of a bump, as a share of the spread of the eigenvalues
@@ -70,28 +74,59 @@ def hessian_vector_product(
 
 
 class _Hessian:
-    """The Hessian of a loss as a linear map of flat float64 vectors; keeps the graph of the gradient."""
+    """The Hessian of a loss or of a sum of losses, in units of a scale, as a map of flat float64 vectors.
 
-    def __init__(self, loss: Callable[[], Tensor], params: Sequence[Tensor]) -> None:
+    One loss keeps the graph of its gradient; of several, one graph at a time is built and dropped.
+    """
+
+    def __init__(self, loss: Losses, params: Sequence[Tensor], scale: Sequence[Tensor] | None = None) -> None:
         check_params("params", params, differentiable=True)
+        self._losses = loss if isinstance(loss, Sequence) else [loss]
+        if not self._losses:
+            raise ValueError("loss must be a function, or a list of at least one, got an empty list")
         self._params = params
         self._sizes = [param.numel() for param in params]
         self.size = sum(self._sizes)
         devices = {param.device for param in params}
         self.device = devices.pop() if len(devices) == 1 else torch.device("cpu")
+        self._scale: Tensor | None = None
+        if scale is not None:
+            check_alike("scale", scale, "params", params)
+            self._scale = self._flat([part.detach() for part in scale])
+        self._kept: list[Tensor] = []
         with with_graph():
-            _, self._gradients = gradient(loss, params, create_graph=True)
+            for one in self._losses:
+                _, slopes = gradient(one, params, create_graph=len(self._losses) == 1)
+                self._kept = slopes
+
+    def _flat(self, tensors: Sequence[Tensor]) -> Tensor:
+        return torch.cat([tensor.reshape(-1).to(self.device, torch.float64) for tensor in tensors])
+
+    def maps(self) -> Iterator[Callable[[Tensor], Tensor]]:
+        """Yield the map of each loss, vector ``[n]`` of any device to ``[n]`` on ``self.device``."""
+        for one in self._losses:
+            slopes = self._kept
+            if len(self._losses) > 1:
+                with with_graph():
+                    slopes = first_derivative(one(), self._params, create_graph=True)
+            yield partial(self._product, slopes)
+
+    def _product(self, slopes: Sequence[Tensor], vector: Tensor) -> Tensor:
+        vector = vector.to(self.device)
+        parts = torch.split(vector if self._scale is None else self._scale * vector, self._sizes)
+        vectors = [part.view_as(param) for part, param in zip(parts, self._params, strict=True)]
+        with with_graph():
+            flat = self._flat(_second_derivative(slopes, self._params, vectors, keep=True))
+        if not flat.isfinite().all():
+            raise ValueError("loss must have a finite second derivative at the given parameters")
+        return flat if self._scale is None else self._scale * flat
 
     def __matmul__(self, vector: Tensor) -> Tensor:
         """Product ``[n]`` with a vector ``[n]`` of any device, float64, on ``self.device``."""
-        parts = torch.split(vector, self._sizes)
-        vectors = [part.view_as(param) for part, param in zip(parts, self._params, strict=True)]
-        with with_graph():
-            products = _second_derivative(self._gradients, self._params, vectors, keep=True)
-        flat = torch.cat([product.reshape(-1).to(self.device, torch.float64) for product in products])
-        if not flat.isfinite().all():
-            raise ValueError("loss must have a finite second derivative at the given parameters")
-        return flat
+        total = torch.zeros(self.size, dtype=torch.float64, device=self.device)
+        for product in self.maps():
+            total += product(vector)
+        return total
 
     def matrix(self) -> Tensor:
         """The matrix ``[n, n]`` from n products, symmetric, float64, on the CPU."""
@@ -119,10 +154,11 @@ def _second_derivative(
 
 
 def top_eigenvalues(
-    loss: Callable[[], Tensor],
+    loss: Losses,
     params: Sequence[Tensor],
     k: int = 1,
     *,
+    scale: Sequence[Tensor] | None = None,
     tolerance: float = 1e-5,
     max_iterations: int = 300,
 ) -> Tensor:
@@ -136,17 +172,24 @@ def top_eigenvalues(
     the loss curves downward. Implicitly restarted Lanczos method, from a fixed first vector. For up to 64
     parameters, or for all n eigenvalues, the matrix is built instead.
 
+    With a ``scale`` s, H is :math:`D H D` with D = diag(s), the curvature for steps of size s. In front of a
+    batch norm larger weights compute the same and have smaller eigenvalues;
+    :func:`~dotkd.analysis.filter_norms` as the scale takes that out.
+
     Products have the precision of the parameters: eigenvalues near their rounding (about 1e-7 of the largest
-    in float32) are noise and may not converge. Memory: the graph of the gradient, and max(20, 2 k + 1)
-    float64 vectors of length n on the CPU.
+    in float32) are noise and may not converge. Memory: the graph of the gradient, and 2 k + 4 float64 vectors
+    of length n on the CPU.
 
     Args:
-        loss: Returns a scalar that depends on the parameters, the same at each call; evaluated twice.
+        loss: Returns a scalar that depends on the parameters, the same at each call; evaluated twice. A list
+            of such functions, say one for each batch, stands for their sum: it takes the memory of one, and
+            evaluates each once more for each product.
         params: Tensors to differentiate by, real floating point, of any shapes, dtypes and devices.
         k: Number of eigenvalues, from 1 to the number n of scalar parameters.
+        scale: One tensor for each parameter, of its shape: the unit of its entries. None is 1.
         tolerance: Largest relative residual of an eigenvalue, ``|H u - λ u| / |λ|`` with ``|u| = 1``, > 0;
             it bounds the relative error of the eigenvalue, which is usually nearer to its square.
-        max_iterations: Largest number of restarts, >= 1; each takes about 20 products, more for large k.
+        max_iterations: Largest number of restarts, >= 1; each takes about k + 4 products.
 
     Returns:
         ``[k]``, float64, on the CPU.
@@ -168,7 +211,7 @@ def top_eigenvalues(
     check_count("k", k)
     check_positive("tolerance", tolerance)
     check_count("max_iterations", max_iterations)
-    hessian = _Hessian(loss, params)
+    hessian = _Hessian(loss, params, scale)
     if k > hessian.size:
         raise ValueError(f"k must be at most the number of single parameters, {hessian.size}, got {k}")
     if hessian.size <= _DENSE or k == hessian.size:
@@ -184,20 +227,24 @@ def _arpack(hessian: _Hessian, k: int, tolerance: float, max_iterations: int) ->
     from scipy.sparse import linalg  # type: ignore[import-untyped]  # slow to load
 
     start = torch.randn(hessian.size, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    # A random vector is mapped to zero only by a Hessian of zeros, where ARPACK cannot start.
-    if not (hessian @ start).any():
-        return torch.zeros(k, dtype=torch.float64)
-    operator = linalg.LinearOperator(
-        (hessian.size, hessian.size),
-        matvec=lambda vector: (hessian @ torch.tensor(vector.ravel())).numpy(force=True),
-        dtype=start.numpy().dtype,
-    )
+    products = 0
+
+    def product(vector: Any) -> Any:
+        nonlocal products
+        products += 1
+        return (hessian @ torch.tensor(vector.ravel())).numpy(force=True)
+
+    shape = (hessian.size, hessian.size)
+    operator = linalg.LinearOperator(shape, matvec=product, dtype=start.numpy().dtype)
     try:
         values = linalg.eigsh(
             operator,
             k,
             which="LM",
             v0=start.numpy(),
+            ncv=min(
+                2 * k + 4, hessian.size
+            ),  # half of scipy's 20 at k = 1: outliers converge in few products
             tol=tolerance,
             maxiter=max_iterations,
             return_eigenvectors=False,
@@ -207,6 +254,11 @@ def _arpack(hessian: _Hessian, k: int, tolerance: float, max_iterations: int) ->
             f"{len(error.eigenvalues)} of k={k} eigenvalues converged to tolerance={tolerance:g} within "
             f"max_iterations={max_iterations}: raise one of the two, ask for fewer, or measure in float64"
         ) from error
+    except linalg.ArpackError:
+        # A random vector is mapped to zero only by a Hessian of zeros, where ARPACK cannot start.
+        if products == 1 and not (hessian @ start).any():
+            return torch.zeros(k, dtype=torch.float64)
+        raise
     return torch.tensor(values)
 
 
@@ -231,7 +283,12 @@ class TraceEstimate(NamedTuple):
 
 
 def hessian_trace(
-    loss: Callable[[], Tensor], params: Sequence[Tensor], *, num_samples: int, generator: torch.Generator
+    loss: Losses,
+    params: Sequence[Tensor],
+    *,
+    num_samples: int,
+    generator: torch.Generator,
+    scale: Sequence[Tensor] | None = None,
 ) -> TraceEstimate:
     r"""Hutchinson trace estimate: the sum of the Hessian's eigenvalues, from products with random signs.
 
@@ -240,13 +297,18 @@ def hessian_trace(
         \qquad z_{ij} = \pm 1 \text{ with equal probability}
 
     with H the Hessian of ``loss`` by all ``params`` together and N ``num_samples``. Each term is unbiased,
-    with variance :math:`2 \sum_{i \neq j} H_{ij}^2`: zero for a diagonal Hessian.
+    with variance :math:`2 \sum_{i \neq j} H_{ij}^2`: zero for a diagonal Hessian. Each of several losses
+    gets signs of its own, which lowers the error of their sum. With a ``scale`` s, H is :math:`D H D` with
+    D = diag(s), as in :func:`top_eigenvalues`.
 
     Args:
-        loss: Returns a scalar that depends on the parameters, the same at each call; evaluated twice.
+        loss: Returns a scalar that depends on the parameters, the same at each call; evaluated twice. A list
+            of such functions, say one for each batch, stands for their sum: it takes the memory of one, and
+            evaluates each once more for each product.
         params: Tensors to differentiate by, real floating point, of any shapes, dtypes and devices.
         num_samples: Number of random vectors, >= 2.
         generator: Source of the signs; it advances.
+        scale: One tensor for each parameter, of its shape: the unit of its entries. None is 1.
 
     Returns:
         Mean and standard error, as a named tuple.
@@ -273,13 +335,14 @@ def hessian_trace(
     check_count("num_samples", num_samples)
     if num_samples < 2:
         raise ValueError(f"num_samples must be an integer >= 2 (for a standard error), got {num_samples}")
-    hessian = _Hessian(loss, params)
-    samples = []
-    for _ in range(num_samples):
-        signs = _signs(hessian, generator)
-        samples.append(torch.dot(signs, hessian @ signs))
-    terms = torch.stack(samples)
-    return TraceEstimate(float(terms.mean()), float(terms.std()) / num_samples**0.5)
+    hessian = _Hessian(loss, params, scale)
+    traces, variances = [], []
+    for product in hessian.maps():
+        signs = [_signs(hessian, generator) for _ in range(num_samples)]
+        terms = torch.stack([torch.dot(each, product(each)) for each in signs])
+        traces.append(float(terms.mean()))
+        variances.append(float(terms.var()) / num_samples)
+    return TraceEstimate(math.fsum(traces), math.sqrt(math.fsum(variances)))
 
 
 def _signs(hessian: _Hessian, generator: torch.Generator) -> Tensor:
@@ -314,7 +377,7 @@ class SpectralDensity(NamedTuple):
 
 
 def spectral_density(
-    loss: Callable[[], Tensor],
+    loss: Losses,
     params: Sequence[Tensor],
     *,
     num_samples: int,
@@ -340,7 +403,9 @@ def spectral_density(
     Memory: the graph of the gradient, and ``steps`` float64 vectors of length n on the parameters' device.
 
     Args:
-        loss: Returns a scalar that depends on the parameters, the same at each call; evaluated twice.
+        loss: Returns a scalar that depends on the parameters, the same at each call; evaluated twice. A list
+            of such functions, say one for each batch, stands for their sum: it takes the memory of one, and
+            evaluates each once more for each product.
         params: Tensors to differentiate by, real floating point, of any shapes, dtypes and devices.
         num_samples: Number of runs, >= 1.
         steps: Lanczos steps in a run, >= 1; a run ends earlier when its Krylov space is exhausted.

@@ -21,6 +21,51 @@ from dotkd.analysis._loss import (
 Scalar = Tensor | float
 
 
+def filter_norms(params: Sequence[Tensor]) -> list[Tensor]:
+    r"""Norm of the filter that each weight belongs to.
+
+    .. math::
+        s_{ijk} = \| w_{ij} \|
+
+    with :math:`w_{ij}` the j-th filter of the i-th of ``params``, as in :func:`filter_normalized_direction`,
+    which moves weights in this unit. As the ``scale`` of :func:`~dotkd.analysis.top_eigenvalues` and
+    :func:`~dotkd.analysis.hessian_trace` it gives filter-normalized curvature: a factor on a filter before
+    a batch norm changes neither the network nor this curvature.
+
+    Args:
+        params: The weights, floating point, of any shapes, dtypes and devices.
+
+    Returns:
+        One tensor for each parameter, of its shape, dtype and device: equal within a filter, zeros for
+        tensors with fewer than 2 dimensions (biases, parameters of norm layers).
+
+    Raises:
+        ValueError: ``params`` is not a list of distinct floating-point tensors.
+
+    Example:
+        >>> filter_norms([torch.tensor([[3.0, 4.0], [0.0, 2.0]]), torch.ones(2)])
+        [tensor([[5., 5.],
+                [2., 2.]]), tensor([0., 0.])]
+
+    Reference:
+        Li, Xu, Taylor, Studer and Goldstein, "Visualizing the Loss Landscape of Neural Nets", NeurIPS 2018,
+        arXiv 1712.09913, section 4.
+    """
+    check_params("params", params)
+    return [
+        _filter_norms(param.detach()).to(param.dtype).expand_as(param).clone()
+        if param.ndim > 1
+        else torch.zeros_like(param, requires_grad=False)
+        for param in params
+    ]
+
+
+def _filter_norms(tensor: Tensor) -> Tensor:
+    """Norms over all dimensions but the first, which broadcast, in float64."""
+    inner = tuple(range(1, tensor.ndim))
+    return torch.linalg.vector_norm(tensor.double(), dim=inner, keepdim=True)
+
+
 def filter_normalized_direction(params: Sequence[Tensor], *, generator: torch.Generator) -> list[Tensor]:
     r"""Filter-normalized random direction: each filter moves in proportion to its own norm.
 
@@ -64,10 +109,7 @@ def filter_normalized_direction(params: Sequence[Tensor], *, generator: torch.Ge
             continue
         noise = torch.randn(weight.shape, generator=generator, device=generator.device, dtype=torch.float64)
         noise = noise.to(weight.device)
-        inner = tuple(range(1, weight.ndim))
-        noise_norms = torch.linalg.vector_norm(noise, dim=inner, keepdim=True)
-        weight_norms = torch.linalg.vector_norm(weight.double(), dim=inner, keepdim=True)
-        direction.append((noise * (weight_norms / noise_norms)).to(weight.dtype))
+        direction.append((noise * (_filter_norms(weight) / _filter_norms(noise))).to(weight.dtype))
     return direction
 
 

@@ -475,26 +475,34 @@ def _sharpness(evidence: Evidence) -> Table | None:
         return None
     filled: list[Filled] = []
     for loss, title in (("task", "Task loss"), ("distill", "Distillation loss")):
+        for key, form in (("", ""), ("filter_normalized.", ", filter\N{NON-BREAKING HYPHEN}normalised")):
+            name = f"{loss}_{key.replace('.', '_')}"
+            eigenvalue = "eigenvalue" if key else "eigenvalues"
+            largest, trace, error = (
+                evidence.analysis(f"sharpness.{loss}.{key}{value}")
+                for value in (eigenvalue, "trace", "trace_error")
+            )
+            small = {arm: (f"each ± {one.mean:.3g}",) if one else () for arm, one in error.items()}
+            traces = {arm: _number_cell(one, *small[arm]) for arm, one in trace.items()}
+            filled += [
+                _numbers(f"{title}: largest eigenvalue{form}", f"{name}eigenvalue", largest),
+                (_number_column(f"{title}: trace{form}", f"{name}trace"), traces),
+            ]
         epsilon = f"{title}: \N{GREEK SMALL LETTER EPSILON}\N{NON-BREAKING HYPHEN}sharpness"
-        eigenvalue, trace, error, rise = (
-            evidence.analysis(f"sharpness.{loss}.{key}")
-            for key in ("eigenvalues", "trace", "trace_error", "epsilon_sharpness")
-        )
-        small = {arm: (f"each ± {one.mean:.3g}",) if one else () for arm, one in error.items()}
-        traces = {arm: _number_cell(one, *small[arm]) for arm, one in trace.items()}
-        filled += [
-            _numbers(f"{title}: largest eigenvalue", f"{loss}_eigenvalue", eigenvalue),
-            (_number_column(f"{title}: trace", f"{loss}_trace"), traces),
-            _numbers(epsilon, f"{loss}_epsilon_sharpness", rise),
-        ]
+        rise = evidence.analysis(f"sharpness.{loss}.epsilon_sharpness")
+        filled.append(_numbers(epsilon, f"{loss}_epsilon_sharpness", rise))
+    # The same for both losses; a method may use one of them.
+    norms = [evidence.analysis(f"sharpness.{loss}.weight_norm") for loss in ("distill", "task")]
+    filled.append(_numbers("Norm of the weights", "weight_norm", norms[0] | norms[1]))
     every = [one for run in evidence.analysed_runs for one in (part(run, "sharpness") or {}).values()]
     sizes = {one.rho for one in every}
     size = sizes.pop() if len(sizes) == 1 else None
     within = "a small distance" if size is None else f"a Euclidean distance of {size:g} between parameters"
     caption = (
-        "Hessian of the raw losses at the end of training: largest eigenvalue and trace, both "
-        f"estimated; \N{GREEK SMALL LETTER EPSILON}-sharpness is the rise of the loss within "
-        f"{within}. {_MEANS}"
+        "Hessian of the raw losses at the end of training: largest eigenvalue and trace, both estimated. "
+        "Larger weights in front of batch norm lower both and change nothing else; the filter-normalised "
+        "ones, in units of the norm of each filter, are free of that. "
+        f"\N{GREEK SMALL LETTER EPSILON}-sharpness is the rise of the loss within {within}. {_MEANS}"
     )
     return Table("sharpness", "Sharpness", caption, *_by_arm(evidence, filled))
 
