@@ -26,7 +26,7 @@ DOCUMENTS = (
 _QUOTED = re.compile(r"(?<![\w.])([+\u2212-]?\d[\d,]*(?:\.(\d+))?)<!-- (\S+\.json) (.+?)(?: x(-?\d+))? -->")
 _STEP = re.compile(r"\[(\w+)=([^]]*)\]|\[(\d+)\]|([^.\[]+)")
 _UNITS = "%|points?|times|x|ms|s|seconds?|minutes?|hours?|MiB|GB|images"
-_MEASURED = re.compile(rf"(?<!\d)(?<![A-Za-z]-)\d[\d,]*\.\d+|\d[\d,]*\s*(?:(?:{_UNITS})(?!\w)|%)")
+_MEASURED = re.compile(rf"(?<!\d)(?<![A-Za-z]-)\d[\d,]*(?:\.\d+|\s*(?:{_UNITS})(?!\w))")
 _NOT_PROSE = re.compile(
     r"""
       <!--\ (?:from|table|summary)\ [^>]*-->.*?<!--\ end\ -->  # written by a script
