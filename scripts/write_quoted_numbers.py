@@ -25,13 +25,13 @@ DOCUMENTS = (
 
 _QUOTED = re.compile(r"(?<![\w.])([+\u2212-]?\d[\d,]*(?:\.(\d+))?)<!-- (\S+\.json) (.+?)(?: x(-?\d+))? -->")
 _STEP = re.compile(r"\[(\w+)=([^]]*)\]|\[(\d+)\]|([^.\[]+)")
-_UNITS = "%|points?|times|x|ms|s|seconds?|minutes?|hours?|MiB|GB|images"
+_UNITS = "%|points?|times|x|ms|s|seconds?|minutes?|hours?|[KMG]i?B|images"
 _MEASURED = re.compile(rf"(?<!\d)(?<![A-Za-z]-)\d[\d,]*(?:\.\d+|\s*(?:{_UNITS})(?!\w))")
 _NOT_PROSE = re.compile(
     r"""
       <!--\ (?:from|table|summary)\ [^>]*-->.*?<!--\ end\ -->  # written by a script
     | ^(```+).*?^\1 | (?<=\n\n)(?:\ {4}[^\n]*\n)+             # code
-    | `[^`]+` | \$\$.*?\$\$ | \$[^$\n]+\$                     # code in a line, formulas
+    | `(?:[^`\n]|\n(?!\n))+` | \$\$.*?\$\$ | \$[^$\n]+\$        # code in a line, formulas
     | \]\([^)]*\) | https?://\S+                              # addresses
     """,
     re.DOTALL | re.MULTILINE | re.VERBOSE,

@@ -108,6 +108,7 @@ def test_a_mark_without_a_number_behind_it_is_an_error(source, mark, error):
         "27 s, then",
         "2\nminutes",
         "735 MiB",
+        "a ` that is alone\n\n0.5, `code`",
         "2,048 images",
         "0.89<!-- a note -->",
         "a `0.5` and 0.6",
