@@ -50,8 +50,8 @@ def page(name: str) -> str:
 
 def momenta() -> str:
     """What delta does, at momentum 0.9: momenta, steps remembered and long-run weights of both gradients."""
-    head = "delta | task momentum | distillation momentum | steps remembered (task, distillation) | long-run weight"
-    lines = [f"| {head} (task, distillation) |", "|---|---|---|---|---|"]
+    head = "delta | task momentum | distillation momentum | steps remembered {both} | long-run weight {both}"
+    lines = [f"| {head.format(both='(task, distillation)')} |", "|---|---|---|---|---|"]
     for delta in (0, 0.025, 0.05, 0.075, 0.09):
         gains = matched_gains(0.9, delta)
         steps, weights = (", ".join(f"{factor * gain:.3g}" for gain in gains) for factor in (10, 1))
