@@ -23,7 +23,9 @@ DOCUMENTS = (
     *sorted((ROOT / "docs").glob("*.md")),
 )
 
-_QUOTED = re.compile(r"(?<![\w.])([+\u2212-]?\d[\d,]*(?:\.(\d+))?)<!-- (\S+\.json) (.+?)(?: x(-?\d+))? -->")
+_QUOTED = re.compile(
+    r"(?<![\w.])((?:(?<!\+)[+\u2212-])?\d[\d,]*(?:\.(\d+))?)<!-- (\S+\.json) (.+?)(?: x(-?\d+))? -->"
+)
 _STEP = re.compile(r"\[(\w+)=([^]]*)\]|\[(\d+)\]|([^.\[]+)")
 _UNITS = "%|points?|times|x|ms|s|seconds?|minutes?|hours?|[KMG]i?B|images"
 _MEASURED = re.compile(rf"(?<!\d)(?<![A-Za-z]-)\d[\d,]*(?:\.\d+|\s*(?:{_UNITS})(?!\w))")

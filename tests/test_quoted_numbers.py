@@ -78,6 +78,9 @@ def source(tmp_path, monkeypatch):
         ("1.1", "arms[name=KD + DOT, delta 0.05].test x100", "22.3"),
         ("+1.1", "arms[name=KD].test x100", "+20.0"),
         ("+1.1", "arms[name=KD + DOT, delta 0.05].gain x100", "\u22121.7"),
+        ("-1.1", "arms[name=KD + DOT, delta 0.05].gain x100", "\u22121.7"),
+        ("+-1.1", "arms[name=KD + DOT, delta 0.05].gain x-100", "+-1.7"),
+        ("0.5-1.1", "SGD loop.readings[0]", "0.5-1.2"),
         ("1", "arms[name=KD + DOT, delta 0.05].gain x-100", "2"),
     ],
 )
