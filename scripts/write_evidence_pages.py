@@ -6,6 +6,8 @@ summary between two lines, and names the figures that it shows:
     <!-- table STUDY NAME -->        ...  <!-- end -->
     <!-- summary STUDY -->           ...  <!-- end -->
     ![...](images/evidence/STUDY-FIGURE.svg)
+
+``<!-- from momenta -->`` is the table of what delta does to momenta, memories and long-run weights.
 """
 
 import re
@@ -13,6 +15,7 @@ from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
+from dotkd.optim import matched_gains
 from dotkd.report import read_comparison
 from dotkd.report.page import Report, compose, plain, to_markdown
 
@@ -21,7 +24,7 @@ STUDIES = ROOT / "studies" / "results"
 DOCS = ROOT / "docs"
 PAGES = ("evidence.md", "delta.md")
 IMAGES = "images/evidence"
-BLOCK = re.compile(r"(<!-- (table|summary) (\S+) ?(\S*) -->\n).*?(<!-- end -->)", re.DOTALL)
+BLOCK = re.compile(r"(<!-- (table|summary|from) (\S+) ?(\S*) -->\n).*?(<!-- end -->)", re.DOTALL)
 FIGURE = re.compile(rf"\({IMAGES}/(\S+?)\.svg\)")
 
 
@@ -36,11 +39,24 @@ def page(name: str) -> str:
 
     def block(match: re.Match[str]) -> str:
         begin, kind, study, table, end = match.groups()
+        if (kind, study) == ("from", "momenta"):
+            return f"{begin}\n{momenta()}\n\n{end}"
         if kind == "summary":
             return f"{begin}{' '.join(map(plain, report(study).lead))}\n{end}"
         return f"{begin}\n{to_markdown(report(study).tables[table])}\n\n{end}"
 
     return BLOCK.sub(block, (DOCS / name).read_text(encoding="utf-8"))
+
+
+def momenta() -> str:
+    """What delta does, at momentum 0.9: momenta, steps remembered and long-run weights of both gradients."""
+    head = "delta | task momentum | distillation momentum | steps remembered {both} | long-run weight {both}"
+    lines = [f"| {head.format(both='(task, distillation)')} |", "|---|---|---|---|---|"]
+    for delta in (0, 0.025, 0.05, 0.075, 0.09):
+        gains = matched_gains(0.9, delta)
+        steps, weights = (", ".join(f"{factor * gain:.3g}" for gain in gains) for factor in (10, 1))
+        lines.append(f"| {delta:g} | {0.9 - delta:g} | {0.9 + delta:g} | {steps} | {weights} |")
+    return "\n".join(lines)
 
 
 def figures(name: str) -> Iterator[tuple[Path, str]]:

@@ -1,14 +1,17 @@
 """The pages made by scripts say what they are made of: types, methods, and the runs of the studies."""
 
 import importlib.util
+import json
 import re
 from pathlib import Path
 
 import pytest
 
 from dotkd.recipe.tables import tables
+from dotkd.report import read_comparison, summarize
 
 SCRIPTS = Path(__file__).parents[1] / "scripts"
+STUDIES = SCRIPTS.parent / "studies" / "results"
 
 
 def script(name):
@@ -47,3 +50,10 @@ def test_tables_and_figures_of_the_studies_are_those_of_their_runs(name):
         assert description.search(path.read_text(encoding="utf-8"))[0] == description.search(text)[0], (
             path.name
         )
+
+
+@pytest.mark.parametrize("study", [path.parent.name for path in STUDIES.glob("*/results.json")])
+def test_the_numbers_of_a_study_are_those_of_its_runs(study):
+    found = json.dumps(summarize(read_comparison(STUDIES / study)).to_json())
+    right = json.loads(found, parse_float=lambda text: pytest.approx(float(text), rel=1e-4, abs=1e-9))
+    assert json.loads((STUDIES / study / "results.json").read_text(encoding="utf-8")) == right
