@@ -27,6 +27,28 @@ def test_the_page_is_what_the_script_writes(name):
     assert writer.page() == writer.PAGE.read_text(encoding="utf-8"), f"run python scripts/{name}.py"
 
 
+@pytest.mark.parametrize("name", ["README.md", "docs/results.md", "docs/which-optimizer.md"])
+def test_tables_of_the_real_size_results_are_those_of_their_files(name):
+    writer = script("write_results_page")
+    text = (writer.ROOT / name).read_text(encoding="utf-8")
+    assert writer.page(writer.ROOT / name) == text, "run python scripts/write_results_page.py"
+    assert "<!-- from " in text
+
+
+def test_two_seeds_are_called_a_first_measurement():
+    writer = script("write_results_page")
+    assert "First measurement, 2 seeds" in writer.headline()
+    # A t interval of two values is 12.706 times their half distance.
+    text = writer.interval("dot", "kd").replace("\N{MINUS SIGN}", "-")
+    found = [float(value) for value in re.findall(r"[+-][\d.]+", text)]
+    assert found == pytest.approx([1.68, 1.68 - 12.706 * 0.16, 1.68 + 12.706 * 0.16], abs=0.006)
+    writer.RUN["seeds"] = [0, 1, 2, 3]
+    for arm in writer.RUN["arms"].values():
+        arm |= {name: 2 * values for name, values in arm.items()}
+    assert "First measurement" not in writer.headline()
+    assert "74.92 (0.13)" in writer.headline()
+
+
 def test_every_key_is_described():
     found = tables()
     for place, table in found.items():
