@@ -17,7 +17,7 @@ from scipy.stats import t
 ROOT = Path(__file__).parents[1]
 PAGES = tuple(ROOT / name for name in ("README.md", "docs/results.md", "docs/which-optimizer.md"))
 RESULTS = ROOT / "studies" / "results"
-ARMS = {"kd": "KD", "dot": "KD + DOT", "control": "KD, gain-matched control"}
+ARMS = {"kd": "KD", "dot": "DOT", "control": "Control"}
 PASSES = {"kd": 1, "dot": 2, "control": 1}
 _PLACE = re.compile(
     r"(<!-- from (headline|accuracy|differences|curvature|published|next) -->\n).*?(<!-- end -->)", re.DOTALL
@@ -54,10 +54,15 @@ def headline() -> str:
         for arm, name in ARMS.items()
     ]
     teacher = RUN["teacher"]["test_accuracy_percent"]
-    rows.append(["their teacher", f"{teacher:.2f}", "", number(published["teacher"])])
-    titles = "Test accuracy, % (SD)", "Backward passes a step", "Published, 240 epochs"
+    rows.append(["Teacher (ours)", f"{teacher:.2f}", "", number(published["teacher"])])
+    titles = (
+        f"Test accuracy after {RUN['epochs']} epochs, % (SD)",
+        "Backward passes per step",
+        "Published, 240 epochs",
+    )
     shown = table("CIFAR-100, resnet32x4 teaches resnet8x4", titles, rows)
-    return f"{seeds()}{shown}\n{interval('dot', 'kd')} {interval('dot', 'control')}\n"
+    found = "; ".join(interval(*pair) for pair in (("dot", "kd"), ("control", "kd"), ("dot", "control")))
+    return f"{seeds()}{shown}\nPoints, with 95 % intervals of the t distribution, paired by seed: {found}.\n"
 
 
 def accuracy() -> str:
@@ -86,7 +91,7 @@ def accuracy() -> str:
 
 def differences() -> str:
     """Paired differences of the test accuracies with their intervals."""
-    pairs = ("dot", "kd"), ("control", "kd"), ("control", "dot")
+    pairs = ("dot", "kd"), ("control", "kd"), ("dot", "control")
     return "".join(f"- {interval(*pair)}\n" for pair in pairs)
 
 
@@ -97,7 +102,7 @@ def interval(one: str, other: str) -> str:
     mean = statistics.fmean(found)
     half = t.ppf(0.975, len(found) - 1) * statistics.stdev(found) / len(found) ** 0.5
     within = f"{signed(mean - half)} to {signed(mean + half)}"
-    return f"{ARMS[one]} minus {ARMS[other]}: {signed(mean)} points (95 % interval {within})."
+    return f"{ARMS[one]} \N{MINUS SIGN} {ARMS[other]} {signed(mean)} ({within})"
 
 
 def curvature() -> str:

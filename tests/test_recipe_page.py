@@ -40,7 +40,7 @@ def test_two_seeds_are_called_a_first_measurement():
     assert "First measurement, 2 seeds" in writer.headline()
     # A t interval of two values is 12.706 times their half distance.
     text = writer.interval("dot", "kd").replace("\N{MINUS SIGN}", "-")
-    found = [float(value) for value in re.findall(r"[+-][\d.]+", text)]
+    found = [float(value) for value in re.findall(r"[+-]\d[\d.]*", text)]
     assert found == pytest.approx([1.68, 1.68 - 12.706 * 0.16, 1.68 + 12.706 * 0.16], abs=0.006)
     writer.RUN["seeds"] = [0, 1, 2, 3]
     for arm in writer.RUN["arms"].values():
