@@ -62,7 +62,8 @@ def headline() -> str:
     )
     shown = table("CIFAR-100, resnet32x4 teaches resnet8x4", titles, rows)
     found = "; ".join(interval(*pair) for pair in (("dot", "kd"), ("control", "kd"), ("dot", "control")))
-    return f"{seeds()}{shown}\nPoints, with 95 % intervals of the t distribution, paired by seed: {found}.\n"
+    how = "Points, with 95 % intervals of the t distribution, paired by seed"
+    return f"{seeds()}{shown}\n{how}: {found}.\n"
 
 
 def accuracy() -> str:
