@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import torch
+import torch.fx
 from torch import Tensor, nn
 from torch.nn.functional import interpolate, pad
 
@@ -165,4 +166,9 @@ class ImageModel(nn.Module):
             [B, C, H', W'], in [0, 1].
         """
         fill = self.mean if self.mean.numel() else 0.0
-        return images if self.made_for is None else self.made_for(images, fill)
+        return images if self.made_for is None else _resized(self.made_for, images, fill)
+
+
+@torch.fx.wrap  # a tracer sees one operation: a decision by the size of the images would stop it
+def _resized(resize: Resize, images: Tensor, fill: Tensor | float) -> Tensor:
+    return resize(images, fill)
