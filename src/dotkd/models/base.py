@@ -92,6 +92,7 @@ class ImageModel(nn.Module):
         classifier_path: The last layer, which returns the logits.
         made_for: Brings images to the size that the weights were trained for; None: images stay as they are.
         class_names: Names of the outputs, in their order; empty if they are not known.
+        new_head: Whether weights were loaded that came without a classifier for these classes: it is random.
 
     Args:
         mean: Mean of each channel; empty for 0.
@@ -115,6 +116,7 @@ class ImageModel(nn.Module):
     classifier_path: str = ""
     made_for: Resize | None = None
     class_names: tuple[str, ...] = ()
+    new_head: bool = False
 
     def __init__(self, mean: Sequence[float] = (), std: Sequence[float] = ()) -> None:
         super().__init__()

@@ -47,7 +47,6 @@ class External(ImageModel):
             [B, D].
 
     Attributes:
-        new_head: Whether pretrained weights came without a classifier for these classes: it is random.
         lacks_normalisation: Whether nothing says how the images of the weights were normalised.
 
     Raises:
@@ -63,7 +62,6 @@ class External(ImageModel):
         ['model.1.weight', 'model.1.bias']
     """
 
-    new_head: bool = False
     lacks_normalisation: bool = False
 
     def __init__(

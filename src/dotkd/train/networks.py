@@ -168,8 +168,7 @@ def _load(model: ImageModel, path: Path, table: Network) -> None:
         if name.startswith(f"{model.classifier_path}.")
     }
     assign_weights(model, {**weights, **head}, path)
-    if isinstance(model, External):
-        model.new_head = True
+    model.new_head = True
 
 
 def _take_made_for(model: ImageModel, made_for: MadeFor | None) -> None:

@@ -9,7 +9,7 @@ from dotkd.data import Images, Splits
 from dotkd.distiller import Distiller
 from dotkd.errors import BadInput
 from dotkd.methods import Method
-from dotkd.models import External
+from dotkd.models import ImageModel
 from dotkd.recipe import Recipe, load_recipe
 from dotkd.recipe.tables import IMAGE_KEYS
 from dotkd.records import TeacherAccuracy
@@ -67,13 +67,13 @@ def refuse_new_head(recipe: Recipe, teacher: torch.nn.Module | None, method: obj
     Raises:
         BadInput: The classifier is random and is read.
     """
-    new = isinstance(teacher, External) and teacher.new_head
+    new = isinstance(teacher, ImageModel) and teacher.new_head
     if new and isinstance(method, Method) and method.reads_classifier:
         raise BadInput(
-            f"teacher.model: the weights of {teacher.name!r} are for other classes, so its classifier of "
-            f"{teacher.num_classes} outputs is random and method {(recipe.method or {})['name']!r} reads it: "
-            "train it on these data first and name its student.safetensors as teacher.checkpoint, or take a "
-            "method that reads features alone"
+            f"teacher.model: the weights of {recipe.teacher and recipe.teacher.model!r} are for other "
+            f"classes, so its new classifier is random, and method {(recipe.method or {})['name']!r} reads "
+            "it: train it on these data first and name its student.safetensors as teacher.checkpoint, or "
+            "take a method that reads features alone"
         )
 
 
