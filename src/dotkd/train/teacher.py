@@ -101,8 +101,9 @@ def ask_teacher(recipe: Recipe, distiller: Distiller, data: Splits[Images]) -> T
         return None
     split = "train" if data.validation is None else "validation"
     images = data.validation or data.train
-    count = min(_ASKED, len(images))
-    asked = images.subset(torch.arange(count) * len(images) // count)
+    labelled = (images.labels >= 0).nonzero().flatten()
+    count = min(_ASKED, len(labelled))
+    asked = images.subset(labelled[torch.arange(count) * len(labelled) // count])
     right, classes = 0, len(images.classes)
     for batch in asked.batches(_BATCH):
         with autocast(images.device, recipe.run.precision):
