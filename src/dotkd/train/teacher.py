@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import torch
-from scipy.stats import binom
 
 from dotkd.data import Images, Splits
 from dotkd.distiller import Distiller
@@ -96,6 +95,8 @@ def ask_teacher(recipe: Recipe, distiller: Distiller, data: Splits[Images]) -> T
     Raises:
         BadInput: An output is not finite or, unless ``teacher.verify`` is false, the accuracy is near chance.
     """
+    from scipy.special import bdtrc  # type: ignore[import-untyped]  # slow to load
+
     method = distiller.method
     if distiller.teacher is None or not isinstance(method, Method) or recipe.teacher is None:
         return None
@@ -121,7 +122,7 @@ def ask_teacher(recipe: Recipe, distiller: Distiller, data: Splits[Images]) -> T
     found = TeacherAccuracy(
         accuracy=right / count if known else None, chance=chance, split=split, images=count
     )
-    lucky = known and binom.sf(right - 1, count, chance) > _LUCK
+    lucky = known and bdtrc(right - 1, count, chance) > _LUCK
     if lucky and method.reads_classifier and recipe.teacher.verify:
         raise BadInput(
             f"teacher: right for {100 * right / count:.1f} % of {count} {split} images, of which the most "
