@@ -88,6 +88,7 @@ def create_model(
     mean: Sequence[float] = (),
     std: Sequence[float] = (),
     pretrained: bool = True,
+    fine_tune: bool = False,
 ) -> ImageModel:
     """Create a model by name, initialised as published, from torch's global random generator.
 
@@ -101,6 +102,10 @@ def create_model(
       weights, if it has any; a name on the hub gives the configuration only. ``@pretrained`` after either
       loads the weights, with a new classifier if the number of classes differs. Images are resized to
       the ``image_size`` of the configuration.
+
+      Weights that are used as they are want the input that they were trained with: pretrained models of timm
+      and transformers resize images as their configuration says, and a folder without
+      ``preprocessor_config.json`` needs ``mean`` and ``std``.
     - ``module:function``: your own function. ``function(num_classes=..., image_shape=...)``, or with
       ``num_classes`` alone, returns a module. The current folder is searched first. The name runs this
       code: do not use a stranger's recipe next to a stranger's files.
@@ -115,6 +120,8 @@ def create_model(
         std: Standard deviation of each channel, likewise.
         pretrained: False to keep random weights in an external model whose name asks for pretrained
             ones, because other weights will be loaded.
+        fine_tune: Whether pretrained weights will be trained on. Then images keep their size where the
+            architecture allows it, and weights may come without a mean and a standard deviation.
 
     Returns:
         The model, on the CPU, in training mode.
@@ -133,6 +140,12 @@ def create_model(
     full = check_model_name(name)
     if is_external(full):
         return create_external(
-            full, num_classes, image_shape=image_shape, mean=mean, std=std, pretrained=pretrained
+            full,
+            num_classes,
+            image_shape=image_shape,
+            mean=mean,
+            std=std,
+            pretrained=pretrained,
+            fine_tune=fine_tune,
         )
     return _MODELS[full](num_classes=num_classes, image_shape=image_shape, mean=mean, std=std)

@@ -46,6 +46,9 @@ class External(ImageModel):
         forms: Path -> function that converts the inner model's feature to a map [B, C, H, W] or a vector
             [B, D].
 
+    Attributes:
+        lacks_normalisation: Whether nothing says how the images of the weights were normalised.
+
     Raises:
         ValueError: ``mean`` and ``std`` differ in length, a standard deviation is not positive, or a path of
             ``forms`` does not exist.
@@ -58,6 +61,8 @@ class External(ImageModel):
         >>> list(model.state_dict())
         ['model.1.weight', 'model.1.bias']
     """
+
+    lacks_normalisation: bool = False
 
     def __init__(
         self,
@@ -120,6 +125,7 @@ class External(ImageModel):
         Returns:
             The input of the inner model, [B, C, H', W'].
         """
+        images = self.fit(images)
         if self.size is not None and tuple(images.shape[-2:]) != self.size:
             images = interpolate(images, self.size, mode="bilinear", antialias=True)
         return self.normalize(images)
