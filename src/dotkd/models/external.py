@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from functools import partial
+from importlib.metadata import version
 from itertools import pairwise
 from pathlib import Path
 from types import ModuleType
@@ -148,11 +149,34 @@ def _import_library(request: _Request) -> ModuleType:
 def _broken_library(request: _Request, error: Exception) -> BadInput:
     return BadInput(
         f"model {request.name!r}: {_LIBRARIES[request.source]} is installed but cannot be imported: "
-        f"{_one_line(error)}; check that torchvision matches torch"
+        f"{_import_failure(error)}"
     )
 
 
-def _one_line(error: Exception) -> str:
+def _import_failure(error: BaseException) -> str:
+    """Tell why an import failed; where torchvision is of another build than torch, which one to install."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    reason = _one_line(error)
+    return f"{reason}; {_matching_torchvision()}" if "torchvision" in reason else reason
+
+
+def _matching_torchvision() -> str:
+    """Name the torchvision that belongs to this torch: 0.15 to 2.0, 0.16 to 2.1, and so on."""
+    torch_version = version("torch")  # torch.__version__ may name a build that the package does not
+    parts = re.fullmatch(r"2\.(\d+)\.(\d+)(\+(?:cpu|cu\d+|rocm[\d.]+|xpu))?", torch_version)
+    if parts is None:
+        return f"install the torchvision that was built with torch {torch_version}"
+    minor, patch, build = int(parts[1]), parts[2], parts[3] or ""
+    wanted = f"0.{minor + 15}.{patch}{build}"
+    index = f" --index-url https://download.pytorch.org/whl/{build[1:]}" if build else ""
+    return (
+        f"torch {torch_version} needs torchvision {wanted}: pip install --force-reinstall --no-deps "
+        f"torchvision=={wanted}{index}"
+    )
+
+
+def _one_line(error: BaseException) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
@@ -425,7 +449,7 @@ def _load_function(request: _Request) -> _Loaded:
         if not callable(function):
             raise BadInput(f"model {name!r}: module {module!r} has no function {function_name!r}")
         known = {"num_classes": request.num_classes, "image_shape": request.image_shape}
-        model = function(**{key: known[key] for key in _accepted_arguments(name, function)})
+        model = _call_factory(name, function, known)
     if not isinstance(model, nn.Module):
         raise BadInput(f"model {name!r}: must return a torch.nn.Module, got {type(model).__name__}")
     declared = _declared_paths(name, model)
@@ -456,30 +480,47 @@ def _import_module(name: str, module: str) -> ModuleType:
     importlib.invalidate_caches()
     try:
         return importlib.import_module(module)
-    except ImportError as error:
+    except (ImportError, RuntimeError) as error:  # RuntimeError: torchvision built for another torch
         if isinstance(error, ModuleNotFoundError) and f"{module}.".startswith(f"{error.name}."):
             raise BadInput(
                 f"unknown model {name!r}: no module {error.name!r} in the current folder or on Python's path"
             ) from None
-        raise BadInput(f"model {name!r}: module {module!r} cannot be imported: {_one_line(error)}") from error
+        raise BadInput(
+            f"model {name!r}: module {module!r} cannot be imported: {_import_failure(error)}"
+        ) from error
 
 
-def _accepted_arguments(name: str, function: Callable[..., Any]) -> list[str]:
-    """Return the arguments to pass; checked before the call, so that no unsuitable function runs."""
+def _call_factory(name: str, function: Callable[..., Any], known: dict[str, Any]) -> Any:
+    """Call a function with the arguments that it takes; one that cannot be called so is refused before."""
     try:
         signature = inspect.signature(function)
     except ValueError:  # functions written in C may have no signature
         signature = inspect.Signature()
-    for keys in (["num_classes", "image_shape"], ["num_classes"]):
-        try:
-            signature.bind(**dict.fromkeys(keys))
-        except TypeError:
-            continue
-        return keys
-    raise BadInput(
-        f"model {name!r}: must accept the keyword arguments num_classes and image_shape, or num_classes "
-        f"alone; its arguments are {signature}"
-    )
+    named = signature.parameters
+    # Functions with **kwargs mostly pass them on to a class, and classes take num_classes.
+    passed_on = any(parameter.kind is parameter.VAR_KEYWORD for parameter in named.values())
+    arguments = {
+        key: value for key, value in known.items() if key in named or (passed_on and key == "num_classes")
+    }
+    try:
+        if "num_classes" not in arguments:
+            raise TypeError
+        signature.bind(**arguments)
+    except TypeError:
+        raise BadInput(
+            f"model {name!r}: must accept the keyword arguments num_classes and image_shape, or num_classes "
+            f"alone; its arguments are {signature}"
+        ) from None
+    try:
+        return function(**arguments)
+    except (TypeError, KeyError) as error:
+        if not passed_on:
+            raise
+        told = " and ".join(arguments)
+        raise BadInput(
+            f"model {name!r}: failed when called with {told}: {type(error).__name__}: {_one_line(error)}; "
+            f"its arguments are {signature}: image_shape is passed only to an argument of that name"
+        ) from error
 
 
 @contextmanager

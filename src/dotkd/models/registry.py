@@ -101,9 +101,11 @@ def create_model(
       weights, if it has any; a name on the hub gives the configuration only. ``@pretrained`` after either
       loads the weights, with a new classifier if the number of classes differs. Images are resized to
       the ``image_size`` of the configuration.
-    - ``module:function``: your own function. ``function(num_classes=..., image_shape=...)``, or with
-      ``num_classes`` alone, returns a module. The current folder is searched first. The name runs this
-      code: do not use a stranger's recipe next to a stranger's files.
+    - ``module:function``: your own function, or a builder such as ``torchvision.models:resnet18``.
+      ``function(num_classes=..., image_shape=...)``, or with ``num_classes`` alone, returns a module. A
+      function with ``**kwargs`` gets ``num_classes``, and ``image_shape`` only if it names it. The current
+      folder is searched first. The name runs this code: do not use a stranger's recipe next to a
+      stranger's files.
 
     Args:
         name: A name from :func:`model_names`, where a name without a data set means CIFAR-100, or the name of
