@@ -23,8 +23,8 @@ SCHEMAS += (SCHEMAS[0].replace("nms", "qnms"),)
 def schemas() -> Iterator[None]:
     """Two operators that torchvision wants to see, which it lacks beside a torch of another build.
 
-    PyPI has no torchvision for a CPU build of torch. Users there get a line with the one to install, see
-    ``tests/models/test_external.py``; with these operators the suite tests timm on such a machine all the same.
+    PyPI has no torchvision for a CPU build of torch. Users there get a line that says which one to install
+    (``tests/models/test_external.py``); with these operators timm loads and can be tested.
     """
     library = None
     try:

@@ -21,6 +21,7 @@ from dotkd.runs import (
     ANALYSIS,
     ENVIRONMENT,
     LAST,
+    MODEL,
     RECIPE,
     STUDENT,
     is_finished,
@@ -46,7 +47,12 @@ def _open(folder: Path, given: Recipe | None) -> RunState:
         recipe = given.model_copy(update={"run": seeded})
     else:
         refuse_own_code(recipe, folder)
-    run = build_run(recipe, None if recipe.teacher is None else _teacher_file(folder, recipe))
+    built = recipe
+    if (folder / MODEL).is_dir():  # the folder that the recipe names may be gone
+        student = recipe.student.model_copy(update={"model": f"hf:{(folder / MODEL).resolve()}"})
+        built = recipe.model_copy(update={"student": student})
+    run = build_run(built, None if recipe.teacher is None else _teacher_file(folder, recipe))
+    run.recipe = recipe
     restore(run, folder)
     return run
 

@@ -10,14 +10,15 @@ import inspect
 import json
 import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from functools import partial
 from importlib.metadata import version
 from itertools import pairwise
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import ModuleType
 from typing import Any
 
@@ -33,6 +34,7 @@ PRETRAINED = "@pretrained"
 _LIBRARIES = {"timm": "timm", "hf": "transformers"}
 _EXAMPLES = {"timm": "'timm:resnet18'", "hf": "'hf:microsoft/resnet-18' or 'hf:FOLDER'"}
 _FUNCTION = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
+_HUB_NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*")  # owner/name
 _SHOWN = 5  # names that a message lists
 
 
@@ -62,6 +64,16 @@ def brings_weights(name: str) -> bool:
     return name.partition(":")[0] in _LIBRARIES and name.endswith(PRETRAINED)
 
 
+def absolute_name(name: str, base: Path) -> str:
+    """Return ``hf:FOLDER`` with the folder taken from ``base``; other models and names on the hub stay."""
+    source, _, rest = name.partition(":")
+    bare = rest.removesuffix(PRETRAINED)
+    folder = (base / Path(bare).expanduser()).resolve()
+    if source != "hf" or not bare.strip() or (_HUB_NAME.fullmatch(bare) and not folder.is_dir()):
+        return name
+    return f"hf:{folder}{rest.removeprefix(bare)}"
+
+
 # ---------------------------------------------------------------- creation
 
 
@@ -89,10 +101,10 @@ class _Request:
 
 @dataclass(frozen=True)
 class _Loaded:
-    """A model as its source returned it, with its preprocessing and its feature paths.
+    """A model as its source returned it, with its preprocessing, its feature paths and its configuration.
 
-    ``declared`` and the result of ``probe(model, prepared_images)`` are arguments of External. The probe runs
-    in evaluation mode without gradients; if it fails, the declared paths are used.
+    ``configuration``, ``declared`` and the result of ``probe(model, prepared_images)`` are arguments of
+    External. The probe runs in evaluation mode without gradients; if it fails, the declared paths are used.
     """
 
     model: nn.Module
@@ -101,6 +113,7 @@ class _Loaded:
     std: Sequence[float] = ()
     declared: dict[str, Any] = field(default_factory=dict)
     probe: Callable[[nn.Module, Tensor], dict[str, Any]] | None = None
+    configuration: Mapping[str, str] = field(default_factory=dict)
 
 
 def create_external(
@@ -111,14 +124,38 @@ def create_external(
     mean: Sequence[float] = (),
     std: Sequence[float] = (),
     pretrained: bool = True,
+    configuration: Mapping[str, str] | None = None,
 ) -> External:
     """Create an external model; :func:`dotkd.models.create_model` documents the arguments."""
     request = _Request(name, num_classes, image_shape, pretrained)
-    loaded = _LOADERS.get(request.source, _load_function)(request)
+    with _folder_of(request, configuration or {}) as request:
+        loaded = _LOADERS.get(request.source, _load_function)(request)
     if not (mean or std):
         mean, std = loaded.mean, loaded.std
-    wrap = partial(External, loaded.model, num_classes, name, size=loaded.size, mean=mean, std=std)
+    wrap = partial(
+        External,
+        loaded.model,
+        num_classes,
+        name,
+        size=loaded.size,
+        mean=mean,
+        std=std,
+        configuration=loaded.configuration,
+    )
     return wrap(**_find_features(wrap(), loaded, image_shape)).train()
+
+
+@contextmanager
+def _folder_of(request: _Request, configuration: Mapping[str, str]) -> Iterator[_Request]:
+    """Put the configuration of a model of transformers into a folder, and ask for that folder instead."""
+    if not configuration or request.source != "hf":
+        yield request
+        return
+    with TemporaryDirectory() as folder:
+        for name in _CONFIGURATION:
+            if name in configuration:
+                (Path(folder) / name).write_text(configuration[name], encoding="utf-8")
+        yield replace(request, name=f"hf:{folder}", pretrained=False)
 
 
 def _find_features(plain: External, loaded: _Loaded, image_shape: tuple[int, int, int]) -> dict[str, Any]:
@@ -288,6 +325,8 @@ def channels_first(feature: Tensor) -> Tensor:
 def _load_transformers(request: _Request) -> _Loaded:
     transformers = _import_library(request)
     folder = Path(request.bare)
+    if not folder.is_dir() and not _HUB_NAME.fullmatch(request.bare):
+        raise BadInput(f"model {request.name!r}: no folder {request.bare!r}")
     # A local folder is read with its weights, a name on the hub only with '@pretrained'.
     load = request.pretrained and (request.tagged or any(folder.glob("*.safetensors")))
     if request.pretrained and not load and any(folder.glob("pytorch_model*.bin")):
@@ -296,6 +335,7 @@ def _load_transformers(request: _Request) -> _Loaded:
         )
     try:
         config = transformers.AutoConfig.from_pretrained(request.bare, trust_remote_code=False)
+        own = transformers.utils.cached_file(request.bare, _CONFIGURATION[0])
         if load:
             _check_weights_fit(request, config)
         config.num_labels = request.num_classes
@@ -316,10 +356,22 @@ def _load_transformers(request: _Request) -> _Loaded:
         raise BadInput(f"model {request.name!r}: {_one_line(error)}") from error
     size = getattr(config, "image_size", None)
     size = (size, size) if isinstance(size, int) else size
-    mean, std = _read_normalisation(_preprocessor_file(transformers, request), request.image_shape[0])
+    preprocessor = _preprocessor_file(transformers, request)
+    mean, std = _read_normalisation(preprocessor, request.image_shape[0])
     probe = partial(_probe_transformers, fixed_size=bool(size))
     # Weights may be stored in half precision; the precision of a run is chosen elsewhere.
-    return _Loaded(model.float(), tuple(size) if size else None, mean, std, probe=probe)
+    return _Loaded(
+        model.float(),
+        tuple(size) if size else None,
+        mean,
+        std,
+        probe=probe,
+        configuration={
+            name: Path(file).read_text(encoding="utf-8")
+            for name, file in zip(_CONFIGURATION, (own, preprocessor), strict=True)
+            if file is not None
+        },
+    )
 
 
 def _check_weights_fit(request: _Request, config: Any) -> None:
@@ -362,6 +414,7 @@ def _in_classifier(key: str) -> bool:
 
 
 _PREPROCESSOR = "preprocessor_config.json"
+_CONFIGURATION = ("config.json", _PREPROCESSOR)
 
 
 def _preprocessor_file(transformers: Any, request: _Request) -> Path | None:

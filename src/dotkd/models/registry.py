@@ -4,7 +4,7 @@ A name is ``DATASET/MODEL``; without a data set it means CIFAR-100. Models for C
 take images of any size, so both data sets have all of them. Names with a colon are external models.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from difflib import SequenceMatcher
 from functools import partial
 
@@ -88,6 +88,7 @@ def create_model(
     mean: Sequence[float] = (),
     std: Sequence[float] = (),
     pretrained: bool = True,
+    configuration: Mapping[str, str] | None = None,
 ) -> ImageModel:
     """Create a model by name, initialised as published, from torch's global random generator.
 
@@ -117,6 +118,8 @@ def create_model(
         std: Standard deviation of each channel, likewise.
         pretrained: False to keep random weights in an external model whose name asks for pretrained
             ones, because other weights will be loaded.
+        configuration: :attr:`External.configuration` of an earlier model of the same ``hf:`` name, from which
+            this one is made with random weights, without the folder or the hub.
 
     Returns:
         The model, on the CPU, in training mode.
@@ -135,6 +138,12 @@ def create_model(
     full = check_model_name(name)
     if is_external(full):
         return create_external(
-            full, num_classes, image_shape=image_shape, mean=mean, std=std, pretrained=pretrained
+            full,
+            num_classes,
+            image_shape=image_shape,
+            mean=mean,
+            std=std,
+            pretrained=pretrained,
+            configuration=configuration,
         )
     return _MODELS[full](num_classes=num_classes, image_shape=image_shape, mean=mean, std=std)

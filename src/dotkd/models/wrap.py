@@ -45,6 +45,8 @@ class External(ImageModel):
         classifier_path: Path of the classifier.
         forms: Path -> function that converts the inner model's feature to a map [B, C, H, W] or a vector
             [B, D].
+        configuration: Files, as name -> text, from which the source makes the inner model again; for models
+            of transformers.
 
     Raises:
         ValueError: ``mean`` and ``std`` differ in length, a standard deviation is not positive, or a path of
@@ -74,12 +76,14 @@ class External(ImageModel):
         pooled_path: str = "",
         classifier_path: str = "",
         forms: Mapping[str, Callable[[Tensor], Tensor]] | None = None,
+        configuration: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(mean, std)
         self.model = model
         self.num_classes = num_classes
         self.name = name
         self.size = size
+        self.configuration = dict(configuration or {})
         forms = forms or {}
         self.views = nn.ModuleList(FeatureView(model, path, form) for path, form in forms.items())
         views = {path: f"views.{number}" for number, path in enumerate(forms)}

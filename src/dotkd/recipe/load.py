@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from dotkd.errors import BadInput
 from dotkd.features import KINDS
-from dotkd.models.external import brings_weights, is_external
+from dotkd.models.external import absolute_name, brings_weights, is_external
 from dotkd.recipe._messages import lines
 from dotkd.recipe.tables import NO_FOLDERS, Recipe, Teacher, tables
 
@@ -84,6 +84,8 @@ _PATHS = (
     ("teacher", "recipe"),
     ("teacher", "checkpoint"),
     ("student", "checkpoint"),
+    ("teacher", "model"),
+    ("student", "model"),
     ("run", "teacher_cache"),
 )
 
@@ -299,6 +301,8 @@ def _anchored(place: tuple[str, ...], value: Any, folder: Path) -> Any:
     """Make a path absolute; the name of a recipe or of a data set on the hub stays."""
     if not isinstance(value, str) or not value:
         return value
+    if place[1:] == ("model",):
+        return absolute_name(value, folder)
     path = (folder / value).resolve()
     if place == ("teacher", "recipe"):
         name = value.removesuffix(".toml")

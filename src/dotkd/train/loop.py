@@ -21,7 +21,7 @@ from dotkd.seeding import random_stream
 from dotkd.train.build import check_recipe
 from dotkd.train.diagnostics import diagnose
 from dotkd.train.environment import changes, environment, file_checksum
-from dotkd.train.networks import save_student
+from dotkd.train.networks import configuration_of, save_student
 from dotkd.train.scores import score
 from dotkd.train.state import RunState, read_checkpoint, restore, save
 from dotkd.train.step import OnStep, compile_step, stop_diverged, train_epoch
@@ -184,6 +184,8 @@ def _begin(run: RunState, folder: Path, now: dict[str, Any]) -> None:
         torch.manual_seed(random_stream(run.recipe.run.seed, "forward").initial_seed())
         runs.write_text(folder / runs.RECIPE, recipe_text(run.recipe))
         runs.write_json(folder / runs.ENVIRONMENT, now)
+        for name, text in configuration_of(run.distiller.student).items():
+            runs.write_text(folder / runs.MODEL / name, text)
         runs.write_text(folder / runs.METRICS, "")
         (folder / runs.GRADIENTS).unlink(missing_ok=True)
         return

@@ -5,6 +5,7 @@ student. A file is data: its content never decides which code runs.
 """
 
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,23 +18,30 @@ from torch import nn
 from dotkd.data import DataFacts
 from dotkd.errors import BadInput
 from dotkd.methods import Method, create_method
-from dotkd.models import ImageModel, create_model, load_weights
+from dotkd.models import External, ImageModel, create_model, load_weights
 from dotkd.models.external import runs_own_code
 from dotkd.models.weights import assign_weights, is_safetensors, read_weights
 from dotkd.recipe import Recipe, load_recipe, recipe_text
 from dotkd.recipe.load import make_recipe
 from dotkd.recipe.tables import Network
-from dotkd.runs import LAST, RECIPE, STUDENT
+from dotkd.runs import LAST, MODEL, RECIPE, STUDENT
 from dotkd.seeding import random_stream
 
 _UNNAMED = ("folder", "hub")  # data sets whose name does not tell the shape of the images
-_MADE_FOR = "made_for"
+_MADE_FOR, _CONFIGURATION = "made_for", "configuration"
 
 
 # ---------------------------------------------------------------- made
 
 
-def build_model(name: str, table: Network, facts: DataFacts, *, pretrained: bool = True) -> ImageModel:
+def build_model(
+    name: str,
+    table: Network,
+    facts: DataFacts,
+    *,
+    pretrained: bool = True,
+    configuration: Mapping[str, str] | None = None,
+) -> ImageModel:
     """Make a network for images.
 
     Args:
@@ -41,13 +49,20 @@ def build_model(name: str, table: Network, facts: DataFacts, *, pretrained: bool
         table: Its normalisation.
         facts: Shape of the images, number of classes.
         pretrained: Whether to load the weights that the name promises; else a file has them.
+        configuration: Of the network, where a file brings it.
 
     Returns:
         The network, with fresh weights from torch's generator or with those of its name.
     """
     shape = (facts.channels, facts.height, facts.width)
     return create_model(
-        name, facts.num_classes, image_shape=shape, mean=table.mean, std=table.std, pretrained=pretrained
+        name,
+        facts.num_classes,
+        image_shape=shape,
+        mean=table.mean,
+        std=table.std,
+        pretrained=pretrained,
+        configuration=configuration,
     )
 
 
@@ -68,7 +83,11 @@ def build_student(recipe: Recipe, facts: DataFacts | None = None) -> ImageModel:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(random_stream(recipe.run.seed, "student.init").initial_seed())
         student = build_model(
-            table.model, table, facts or recipe.data.facts(), pretrained=table.checkpoint is None
+            table.model,
+            table,
+            facts or recipe.data.facts(),
+            pretrained=table.checkpoint is None,
+            configuration=_brought_by(table.checkpoint),
         )
     if table.checkpoint is not None:
         load_weights(student, table.checkpoint)
@@ -95,7 +114,9 @@ def build_teacher(recipe: Recipe, path: Path | None, facts: DataFacts | None = N
     table = recipe.teacher
     if table is not None and table.model is not None:
         facts = facts or recipe.data.facts()
-        teacher: nn.Module = build_model(table.model, table, facts, pretrained=path is None)
+        teacher: nn.Module = build_model(
+            table.model, table, facts, pretrained=path is None, configuration=_brought_by(path)
+        )
         if path is not None:
             load_weights(teacher, path)
         return teacher.eval()
@@ -153,8 +174,16 @@ def save_student(student: nn.Module, recipe: Recipe, facts: DataFacts, path: Pat
     text = recipe_text(recipe)
     if recipe.data.name in _UNNAMED:  # the network is made again without the images
         text += "\n" + tomli_w.dumps({_MADE_FOR: facts._asdict()})
+    if configuration := configuration_of(student):  # and without the folder or the hub
+        text += "\n" + tomli_w.dumps({_CONFIGURATION: configuration})
     # One entry: safetensors writes several in random order, and equal runs have equal files.
     path.write_bytes(save(weights, metadata={"recipe": text}))
+
+
+def configuration_of(student: nn.Module) -> dict[str, str]:
+    """The files from which a student of transformers is made again; empty for other networks."""
+    networks = (module for module in student.modules() if isinstance(module, External))
+    return next((network.configuration for network in networks), {})
 
 
 def load_student(path: str | Path, recipe: Recipe | None = None) -> tuple[nn.Module, Recipe]:
@@ -197,7 +226,9 @@ def read_student(
         refuse_own_code(recipe, path)
     weights = read_weights(path)
     facts = facts or recipe.data.facts()
-    student: nn.Module = build_model(recipe.student.model, recipe.student, facts, pretrained=False)
+    student: nn.Module = build_model(
+        recipe.student.model, recipe.student, facts, pretrained=False, configuration=_brought_by(path)
+    )
     method = None if recipe.method is None else create_method(**recipe.method)
     if isinstance(method, Method):
         if type(method).deployable_like is not Method.deployable_like and not is_safetensors(path):
@@ -230,28 +261,50 @@ def refuse_own_code(recipe: Recipe, path: Path) -> None:
 
 def _own_recipe(path: Path) -> tuple[Recipe, DataFacts | None]:
     """The recipe of a file: in its metadata, or in the run folder around a checkpoint."""
-    beside = path.parent.parent / RECIPE
-    if path.parent.name == Path(LAST).parent.name and beside.is_file():
-        return load_recipe(beside), None
+    folder = _run_around(path)
+    if folder is not None:
+        return load_recipe(folder / RECIPE), None
     metadata = _metadata(path)
     if "recipe" not in metadata:
         raise BadInput(
             f"{path}: has no recipe in it; name its network by teacher.model, or by --recipe for "
             "evaluate and export"
         )
-    recipe, facts = _parsed(metadata["recipe"], path)
+    recipe, facts, _ = _parsed(metadata["recipe"], path)
     if facts is None and recipe.data.name in _UNNAMED:
         raise BadInput(f"{path}: lacks the shape of its images; give its recipe (--recipe)")
     return recipe, facts
 
 
-def _parsed(text: str, path: str | Path) -> tuple[Recipe, DataFacts | None]:
-    """The recipe in a file's metadata, and the facts of the images in it."""
+def _run_around(path: Path) -> Path | None:
+    """The run folder of a checkpoint, if it is in one."""
+    folder = path.parent.parent
+    return folder if path.parent.name == Path(LAST).parent.name and (folder / RECIPE).is_file() else None
+
+
+def _brought_by(path: str | Path | None) -> dict[str, str]:
+    """The configuration of a network that comes with its weights: in the metadata, or in the run folder."""
+    if path is None or not Path(path).is_file():
+        return {}
+    folder = _run_around(Path(path))
+    if folder is not None:
+        return {file.name: file.read_text(encoding="utf-8") for file in (folder / MODEL).glob("*.json")}
+    metadata = _metadata(Path(path))
+    return _parsed(metadata["recipe"], path)[2] if "recipe" in metadata else {}
+
+
+def _parsed(text: str, path: str | Path) -> tuple[Recipe, DataFacts | None, dict[str, str]]:
+    """The recipe in a file's metadata, the facts of the images in it, and the network's configuration."""
     source = f"{path}, recipe"
     try:
         raw = tomllib.loads(text)
     except ValueError as error:
         raise BadInput(f"{source}: not valid TOML: {error}") from None
+    configuration = raw.pop(_CONFIGURATION, {})
+    if not isinstance(configuration, dict) or not all(
+        isinstance(file, str) for file in configuration.values()
+    ):
+        raise BadInput(f"{source}: broken: [{_CONFIGURATION}] must have the texts of files")
     facts = raw.pop(_MADE_FOR, None)
     if facts is not None:
         numbers = isinstance(facts, dict) and all(
@@ -260,7 +313,7 @@ def _parsed(text: str, path: str | Path) -> tuple[Recipe, DataFacts | None]:
         if not numbers or facts.keys() != set(DataFacts._fields):
             raise BadInput(f"{source}: broken: [{_MADE_FOR}] must have {', '.join(DataFacts._fields)}")
         facts = DataFacts(**facts)
-    return make_recipe(raw, source), facts
+    return make_recipe(raw, source), facts, configuration
 
 
 def _check_normalisation(recipe: Recipe, metadata: dict[str, str]) -> None:
