@@ -21,7 +21,6 @@ from dotkd.runs import (
     ANALYSIS,
     ENVIRONMENT,
     LAST,
-    MODEL,
     RECIPE,
     STUDENT,
     is_finished,
@@ -32,7 +31,7 @@ from dotkd.runs import (
 from dotkd.seeding import random_stream
 from dotkd.train.build import build_run
 from dotkd.train.environment import file_checksum
-from dotkd.train.networks import refuse_own_code
+from dotkd.train.networks import read_made_for, refuse_own_code
 from dotkd.train.scores import in_evaluation_mode
 from dotkd.train.state import RunState, read_checkpoint, restore
 
@@ -47,12 +46,9 @@ def _open(folder: Path, given: Recipe | None) -> RunState:
         recipe = given.model_copy(update={"run": seeded})
     else:
         refuse_own_code(recipe, folder)
-    built = recipe
-    if (folder / MODEL).is_dir():  # the folder that the recipe names may be gone
-        student = recipe.student.model_copy(update={"model": f"hf:{(folder / MODEL).resolve()}"})
-        built = recipe.model_copy(update={"student": student})
-    run = build_run(built, None if recipe.teacher is None else _teacher_file(folder, recipe))
-    run.recipe = recipe
+    teacher = None if recipe.teacher is None else _teacher_file(folder, recipe)
+    made_for = read_made_for(folder)
+    run = build_run(recipe, teacher, None if made_for is None else made_for.configuration)
     restore(run, folder)
     return run
 

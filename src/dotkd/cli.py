@@ -165,7 +165,7 @@ def train(
     tensorboard: Annotated[bool, typer.Option(help="Write TensorBoard events too (extra 'tb').")] = False,
 ) -> None:
     """Train the student of a recipe, and first its teacher if the teacher is a recipe too."""
-    from dotkd.console import bars, console, show_epoch, show_results
+    from dotkd.console import bars, console, show_epoch, show_results, show_teacher
     from dotkd.recipe import Recipe, load_recipe
     from dotkd.runs import RECIPE
     from dotkd.train import train as train_recipe
@@ -187,7 +187,13 @@ def train(
                 progress.teacher(loaded.name, started.schedule.epochs)
 
         results = train_recipe(
-            loaded, output, resume=resume, on_run=on_run, on_epoch=callbacks, on_step=progress.step
+            loaded,
+            output,
+            resume=resume,
+            on_run=on_run,
+            on_teacher=show_teacher,
+            on_epoch=callbacks,
+            on_step=progress.step,
         )
     show_results(results)
 

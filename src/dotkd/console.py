@@ -10,7 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 
 if TYPE_CHECKING:
-    from dotkd.records import EpochMetrics, Results
+    from dotkd.records import EpochMetrics, Results, TeacherAccuracy
     from dotkd.train import Scores
 
 console = Console(markup=False, emoji=False)  # recipe names are no markup
@@ -64,6 +64,16 @@ def bars(runs: int = 1) -> Iterator[Bars]:
         shown = Bars(progress, runs)
         yield shown
         shown.end()
+
+
+def show_teacher(found: "TeacherAccuracy") -> None:
+    """Print on one line what a teacher knows before it teaches."""
+    asked = f"{found.images} {found.split} images"
+    if found.accuracy is None:
+        console.print(f"teacher: other classes than the data; finite for {asked}", soft_wrap=True)
+        return
+    chance = f"most common class {100 * found.chance:.2f} %"
+    console.print(f"teacher: right for {100 * found.accuracy:.2f} % of {asked} ({chance})", soft_wrap=True)
 
 
 def show_epoch(metrics: "EpochMetrics") -> None:

@@ -39,7 +39,7 @@ def export(source: Path, target: Path, file_format: str, recipe: Recipe | None =
     if target.is_dir():
         raise BadInput(f"{target} is a folder, and a file is wanted, such as {target / 'student.onnx'}")
     student = read_student(source, recipe)
-    shape = (5, student.facts.channels, student.facts.height, student.facts.width)
+    shape = (5, student.made_for.channels, student.made_for.height, student.made_for.width)
     images = torch.rand(shape, generator=torch.Generator().manual_seed(0))
     differences: list[float] = []
 
@@ -60,7 +60,7 @@ Logits = Callable[[Tensor], Tensor]
 
 def _safetensors(student: StudentFile, _images: Tensor, path: Path) -> Logits:
     save_student(*student, path)
-    return read_student(path, student.recipe, student.facts).network
+    return read_student(path, student.recipe, student.made_for).network
 
 
 def _torch(student: StudentFile, images: Tensor, path: Path) -> Logits:

@@ -99,6 +99,37 @@ class EpochScores(Record):
     test_loss: float | None = None
 
 
+class TeacherAccuracy(Record):
+    """What a teacher knew before it taught; ``chance`` is the share of the images' most common class.
+
+    ``accuracy`` is None where its outputs are not the classes of the data. An entry of ``environment.json``.
+    """
+
+    accuracy: float | None
+    chance: float
+    split: str
+    images: int
+
+
+class MadeFor(Record):
+    """The images that a network was trained for: shape, number, class names and its normalisation.
+
+    ``configuration`` has the files, name -> text, from which a network of transformers is made. An entry of
+    ``environment.json``, and a table in the metadata of a student file. Older files have the shape alone.
+    """
+
+    channels: Annotated[int, Field(ge=1)]
+    height: Annotated[int, Field(ge=1)]
+    width: Annotated[int, Field(ge=1)]
+    num_classes: Annotated[int, Field(ge=1)]
+    train_images: Annotated[int, Field(ge=1)]
+    test_images: Annotated[int, Field(ge=1)]
+    classes: tuple[str, ...] = ()
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+    configuration: dict[str, str] = {}
+
+
 class Results(Record):
     """``results.json`` of a run: the last epoch, and the best by validation accuracy; None without one."""
 

@@ -25,8 +25,6 @@ from dotkd.records import Analysis, EpochGradients, EpochMetrics, Record, Result
 RECIPE, ENVIRONMENT, METRICS, RESULTS = "recipe.toml", "environment.json", "metrics.jsonl", "results.json"
 GRADIENTS, ANALYSIS = "gradients.jsonl", "analysis.json"
 STUDENT, LAST, BEST = "student.safetensors", "checkpoints/last.pt", "checkpoints/best.pt"
-MODEL = "model"
-"""Folder in a run with the configuration of a network from transformers."""
 SWEEP, TUNING = "sweep.json", "tuning.json"
 """Files of a comparison."""
 PAGE, MARKDOWN, TABLES, FIGURES = "report.html", "report.md", "tables", "figures"

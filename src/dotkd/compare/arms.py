@@ -20,7 +20,7 @@ from dotkd.runs import (
     find_runs,
 )
 from dotkd.train.build import check_recipe
-from dotkd.train.teacher import teacher_recipe
+from dotkd.train.teacher import ask_teacher, teacher_recipe
 
 _RESERVED = (*TEACHERS, TRIALS, RESULTS, SWEEP, TUNING, PAGE, MARKDOWN, TABLES, FIGURES)
 
@@ -53,7 +53,9 @@ def check_arms(recipes: Sequence[Recipe]) -> dict[str, Recipe]:
             raise BadInput(f"name {recipe.name!r}: the folder {arm!r} is reserved, choose another name")
         arms[arm] = recipe
     for recipe in recipes:
-        check_recipe(recipe)
+        prepared = check_recipe(recipe)
+        if prepared.untrained is None:
+            ask_teacher(recipe, prepared.distiller, prepared.data)
     return arms
 
 

@@ -147,6 +147,11 @@ class Method(nn.Module, ABC):
         """Whether each image must have one class and one number, so that images cannot be mixed."""
         return not _HARD_LABELS.isdisjoint(self.needs)
 
+    @property
+    def reads_classifier(self) -> bool:
+        """Whether it reads the teacher's classifier: its logits or, unless overridden, nothing of it."""
+        return "logits" in self.needs
+
     @abstractmethod
     def forward(
         self,

@@ -58,6 +58,11 @@ class SimKD(Method):
         self._kind = "last"
         self._path = ""
 
+    @property
+    def reads_classifier(self) -> bool:
+        """True: its weights are copied."""
+        return True
+
     def prepare(self, setting: Setting) -> None:
         """Copy the teacher's classifier, a linear layer on its pooled vector, and make the projector."""
         ours, theirs = setting.student_outputs, setting.teacher_outputs

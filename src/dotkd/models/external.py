@@ -8,6 +8,7 @@ import copy
 import importlib
 import inspect
 import json
+import math
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -28,6 +29,7 @@ from torch.nn.parameter import is_lazy
 
 from dotkd.errors import BadInput, missing_extra
 from dotkd.features.taps import INPUT, Taps
+from dotkd.models.base import Resize
 from dotkd.models.wrap import External, find_classifier, readable_features, trace_tensors
 
 PRETRAINED = "@pretrained"
@@ -85,6 +87,8 @@ class _Request:
     num_classes: int
     image_shape: tuple[int, int, int]
     pretrained: bool
+    fine_tune: bool = False
+    normalised: bool = False  # mean and std are given
 
     @property
     def source(self) -> str:
@@ -113,6 +117,10 @@ class _Loaded:
     std: Sequence[float] = ()
     declared: dict[str, Any] = field(default_factory=dict)
     probe: Callable[[nn.Module, Tensor], dict[str, Any]] | None = None
+    made_for: Resize | None = None
+    class_names: tuple[str, ...] = ()
+    new_head: bool = False
+    lacks_normalisation: bool = False
     configuration: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -124,25 +132,23 @@ def create_external(
     mean: Sequence[float] = (),
     std: Sequence[float] = (),
     pretrained: bool = True,
+    fine_tune: bool = False,
     configuration: Mapping[str, str] | None = None,
 ) -> External:
     """Create an external model; :func:`dotkd.models.create_model` documents the arguments."""
-    request = _Request(name, num_classes, image_shape, pretrained)
+    normalised = bool(mean or std)
+    request = _Request(name, num_classes, image_shape, pretrained, fine_tune, normalised)
     with _folder_of(request, configuration or {}) as request:
         loaded = _LOADERS.get(request.source, _load_function)(request)
-    if not (mean or std):
+    if not normalised:
         mean, std = loaded.mean, loaded.std
-    wrap = partial(
-        External,
-        loaded.model,
-        num_classes,
-        name,
-        size=loaded.size,
-        mean=mean,
-        std=std,
-        configuration=loaded.configuration,
-    )
-    return wrap(**_find_features(wrap(), loaded, image_shape)).train()
+    wrap = partial(External, loaded.model, num_classes, name, size=loaded.size, mean=mean, std=std)
+    model = wrap(**_find_features(wrap(), loaded, image_shape)).train()
+    model.made_for = None if fine_tune else loaded.made_for
+    model.class_names, model.new_head = loaded.class_names, loaded.new_head
+    model.lacks_normalisation = loaded.lacks_normalisation
+    model.configuration = loaded.configuration
+    return model
 
 
 @contextmanager
@@ -228,13 +234,13 @@ def _per_channel(values: Sequence[float], channels: int) -> list[float]:
 def _load_timm(request: _Request) -> _Loaded:
     timm = _import_library(request)
     bare, channels = request.bare, request.image_shape[0]
+    load = request.tagged and request.pretrained
     if not timm.is_model(bare):
         nearest = get_close_matches(bare.lower(), timm.list_models(), _SHOWN, cutoff=0)
         names = ", ".join(repr(f"timm:{name}") for name in nearest)
         raise BadInput(f"unknown model {request.name!r}; nearest: {names}")
 
     def create(**options: Any) -> Any:
-        load = request.tagged and request.pretrained
         return timm.create_model(
             bare, pretrained=load, num_classes=request.num_classes, in_chans=channels, **options
         )
@@ -252,6 +258,7 @@ def _load_timm(request: _Request) -> _Loaded:
         "stage_paths": [str(stage["module"]) for stage in stages],
         "classifier_path": classifier if _exists(model, classifier) else "",
     }
+    new_head = load and settings["num_classes"] != request.num_classes
     return _Loaded(
         model,
         size,
@@ -259,7 +266,31 @@ def _load_timm(request: _Request) -> _Loaded:
         _per_channel(settings["std"], channels),
         declared,
         partial(_probe_timm, stages=stages, classifier=classifier),
+        _timm_input(timm, model) if load else None,
+        _timm_classes(timm, settings) if load and not new_head else (),
+        new_head,
     )
+
+
+def _timm_input(timm: Any, model: Any) -> Resize:
+    """The size, cut and interpolation with which timm evaluates a model."""
+    # A model of a fixed input size takes no larger images for its test.
+    test = not model.default_cfg.get("fixed_input_size", False)
+    settings = timm.data.resolve_model_data_config(model, use_test_size=test)
+    _, height, width = settings["input_size"]
+    scaled = tuple(math.floor(side / settings["crop_pct"]) for side in (height, width))
+    return Resize((height, width), scaled, settings["crop_mode"], _interpolation(settings["interpolation"]))
+
+
+def _interpolation(name: str) -> Any:
+    """Name an interpolation of Pillow as torch does; the nearest one where torch has none."""
+    return {"nearest": "nearest-exact", "bicubic": "bicubic", "lanczos": "bicubic"}.get(name, "bilinear")
+
+
+def _timm_classes(timm: Any, settings: dict[str, Any]) -> tuple[str, ...]:
+    names = settings.get("label_names")
+    subset = timm.data.infer_imagenet_subset(settings)
+    return tuple(names or (timm.data.ImageNetInfo(subset).label_names() if subset else ()))
 
 
 def _fit_input_size(
@@ -338,14 +369,16 @@ def _load_transformers(request: _Request) -> _Loaded:
         own = transformers.utils.cached_file(request.bare, _CONFIGURATION[0])
         if load:
             _check_weights_fit(request, config)
+        names = tuple(str(name) for _, name in sorted((config.id2label or {}).items()))
         config.num_labels = request.num_classes
         if hasattr(config, "num_channels"):
             config.num_channels = request.image_shape[0]
         if config.architectures is None:
             config.architectures = []  # transformers iterates over it in families with several classifiers
         auto = transformers.AutoModelForImageClassification
+        new_head = False
         if load:
-            model = _load_transformers_weights(auto, request, config)
+            model, new_head = _load_transformers_weights(auto, request, config)
         else:
             model = auto.from_config(config, trust_remote_code=False)
     except BadInput:
@@ -356,20 +389,29 @@ def _load_transformers(request: _Request) -> _Loaded:
         raise BadInput(f"model {request.name!r}: {_one_line(error)}") from error
     size = getattr(config, "image_size", None)
     size = (size, size) if isinstance(size, int) else size
-    preprocessor = _preprocessor_file(transformers, request)
-    mean, std = _read_normalisation(preprocessor, request.image_shape[0])
-    probe = partial(_probe_transformers, fixed_size=bool(size))
-    # Weights may be stored in half precision; the precision of a run is chosen elsewhere.
+    file = _preprocessor_file(transformers, request)
+    unknown = file is None and not request.normalised
+    if unknown and load and not request.fine_tune:
+        raise BadInput(
+            f"model {request.name!r}: no {_PREPROCESSOR} says how its images were normalised: add it or give "
+            "mean and std (of a teacher teacher.mean and teacher.std; 0 and 1 for each channel are none)"
+        )
+    settings = {} if file is None else _read_settings(file)
+    mean, std = _normalisation(file, settings, request.image_shape[0])
     return _Loaded(
-        model.float(),
+        model.float(),  # weights may be stored in half precision; the precision of a run is chosen elsewhere
         tuple(size) if size else None,
         mean,
         std,
-        probe=probe,
+        probe=partial(_probe_transformers, fixed_size=bool(size)),
+        made_for=_transformers_input(file, settings) if load else None,
+        class_names=names if load and not new_head else (),
+        new_head=new_head,
+        lacks_normalisation=unknown,
         configuration={
-            name: Path(file).read_text(encoding="utf-8")
-            for name, file in zip(_CONFIGURATION, (own, preprocessor), strict=True)
-            if file is not None
+            name: Path(path).read_text(encoding="utf-8")
+            for name, path in zip(_CONFIGURATION, (own, file), strict=True)
+            if path is not None
         },
     )
 
@@ -388,8 +430,8 @@ def _check_weights_fit(request: _Request, config: Any) -> None:
         )
 
 
-def _load_transformers_weights(auto: Any, request: _Request, config: Any) -> Any:
-    """Load safetensors weights; with '@pretrained', a classifier of another size may be new."""
+def _load_transformers_weights(auto: Any, request: _Request, config: Any) -> tuple[Any, bool]:
+    """Load safetensors weights; with '@pretrained', the classifier may be new, which is told."""
     model, report = auto.from_pretrained(
         request.bare,
         config=config,
@@ -405,7 +447,7 @@ def _load_transformers_weights(auto: Any, request: _Request, config: Any) -> Any
         raise BadInput(
             f"model {request.name!r}: the file lacks weights that fit for {', '.join(missing[:_SHOWN])}"
         )
-    return model
+    return model, bool(unfilled)
 
 
 def _in_classifier(key: str) -> bool:
@@ -431,18 +473,60 @@ def _preprocessor_file(transformers: Any, request: _Request) -> Path | None:
     return None if found is None else Path(found)
 
 
-def _read_normalisation(file: Path | None, channels: int) -> tuple[list[float], list[float]]:
-    """Read mean and standard deviation from preprocessor settings; both are empty if there are none."""
-    if file is None:
-        return [], []
+def _read_settings(file: Path) -> dict[str, Any]:
     try:
         settings = json.loads(file.read_text(encoding="utf-8"))
-        if not settings.get("do_normalize", True) or settings.get("image_mean") is None:
-            return [], []
+    except ValueError:
+        settings = None
+    if not isinstance(settings, dict):
+        raise BadInput(f"{file}: must be a JSON object with image_mean and image_std")
+    return settings
+
+
+def _normalisation(
+    file: Path | None, settings: dict[str, Any], channels: int
+) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation of preprocessor settings; both are empty if there are none."""
+    if not settings.get("do_normalize", True) or settings.get("image_mean") is None:
+        return [], []
+    try:
         mean, std = (_per_channel(settings[key], channels) for key in ("image_mean", "image_std"))
-    except (ValueError, TypeError, AttributeError, KeyError):
+    except (TypeError, KeyError):
         raise BadInput(f"{file}: must be a JSON object with image_mean and image_std") from None
     return mean, std
+
+
+_RESAMPLE = ("nearest", "lanczos", "bilinear", "bicubic")  # Pillow's numbers
+
+
+def _transformers_input(file: Path | None, settings: dict[str, Any]) -> Resize | None:
+    """The resizing of preprocessor settings; None if there is none."""
+    if not settings.get("do_resize", True) or settings.get("size") is None:
+        return None
+    try:
+        size, number = settings["size"], settings.get("resample", 2)
+        interpolation = _interpolation(_RESAMPLE[number] if number < len(_RESAMPLE) else "bilinear")
+        edge = size.get("shortest_edge") if isinstance(size, dict) else None
+        if edge is None:
+            scaled = _two_sides(size)
+        else:
+            # ConvNeXt's: an edge below 384 is that of the cut, a larger one is not cut.
+            share = settings.get("crop_pct") if edge < _UNCUT else None
+            scaled = (int(edge / (share or 1)),) * 2
+        cut = settings.get("crop_size") if settings.get("do_center_crop") else edge
+        mode = "squash" if edge is None or ("crop_pct" in settings and edge >= _UNCUT) else "center"
+        return Resize(_two_sides(cut) if cut else scaled, scaled, mode, interpolation)  # type: ignore[arg-type]
+    except (TypeError, KeyError):
+        raise BadInput(
+            f"{file}: size and crop_size must be numbers, height and width, or shortest_edge"
+        ) from None
+
+
+_UNCUT = 384
+
+
+def _two_sides(size: Any) -> tuple[int, int]:
+    return (size["height"], size["width"]) if isinstance(size, dict) else (size, size)
 
 
 def _probe_transformers(model: nn.Module, images: Tensor, *, fixed_size: bool) -> dict[str, Any]:

@@ -88,6 +88,7 @@ def create_model(
     mean: Sequence[float] = (),
     std: Sequence[float] = (),
     pretrained: bool = True,
+    fine_tune: bool = False,
     configuration: Mapping[str, str] | None = None,
 ) -> ImageModel:
     """Create a model by name, initialised as published, from torch's global random generator.
@@ -102,6 +103,10 @@ def create_model(
       weights, if it has any; a name on the hub gives the configuration only. ``@pretrained`` after either
       loads the weights, with a new classifier if the number of classes differs. Images are resized to
       the ``image_size`` of the configuration.
+
+      Weights that are used as they are want the input that they were trained with: pretrained models of timm
+      and transformers resize images as their configuration says, and a folder without
+      ``preprocessor_config.json`` needs ``mean`` and ``std``.
     - ``module:function``: your own function, or a builder such as ``torchvision.models:resnet18``.
       ``function(num_classes=..., image_shape=...)``, or with ``num_classes`` alone, returns a module. A
       function with ``**kwargs`` gets ``num_classes``, and ``image_shape`` only if it names it. The current
@@ -118,6 +123,8 @@ def create_model(
         std: Standard deviation of each channel, likewise.
         pretrained: False to keep random weights in an external model whose name asks for pretrained
             ones, because other weights will be loaded.
+        fine_tune: Whether pretrained weights will be trained on. Then images keep their size where the
+            architecture allows it, and weights may come without a mean and a standard deviation.
         configuration: :attr:`External.configuration` of an earlier model of the same ``hf:`` name, from which
             this one is made with random weights, without the folder or the hub.
 
@@ -144,6 +151,7 @@ def create_model(
             mean=mean,
             std=std,
             pretrained=pretrained,
+            fine_tune=fine_tune,
             configuration=configuration,
         )
     return _MODELS[full](num_classes=num_classes, image_shape=image_shape, mean=mean, std=std)

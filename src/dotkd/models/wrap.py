@@ -8,6 +8,7 @@ import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import torch
@@ -45,8 +46,12 @@ class External(ImageModel):
         classifier_path: Path of the classifier.
         forms: Path -> function that converts the inner model's feature to a map [B, C, H, W] or a vector
             [B, D].
-        configuration: Files, as name -> text, from which the source makes the inner model again; for models
-            of transformers.
+
+    Attributes:
+        configuration: Files, as name -> text, from which the inner model is made again; empty for all but
+            models of transformers.
+        new_head: Whether pretrained weights came without a classifier for these classes: it is random.
+        lacks_normalisation: Whether nothing says how the images of the weights were normalised.
 
     Raises:
         ValueError: ``mean`` and ``std`` differ in length, a standard deviation is not positive, or a path of
@@ -60,6 +65,10 @@ class External(ImageModel):
         >>> list(model.state_dict())
         ['model.1.weight', 'model.1.bias']
     """
+
+    new_head: bool = False
+    lacks_normalisation: bool = False
+    configuration: Mapping[str, str] = MappingProxyType({})
 
     def __init__(
         self,
@@ -76,14 +85,12 @@ class External(ImageModel):
         pooled_path: str = "",
         classifier_path: str = "",
         forms: Mapping[str, Callable[[Tensor], Tensor]] | None = None,
-        configuration: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(mean, std)
         self.model = model
         self.num_classes = num_classes
         self.name = name
         self.size = size
-        self.configuration = dict(configuration or {})
         forms = forms or {}
         self.views = nn.ModuleList(FeatureView(model, path, form) for path, form in forms.items())
         views = {path: f"views.{number}" for number, path in enumerate(forms)}
@@ -124,6 +131,7 @@ class External(ImageModel):
         Returns:
             The input of the inner model, [B, C, H', W'].
         """
+        images = self.fit(images)
         if self.size is not None and tuple(images.shape[-2:]) != self.size:
             images = interpolate(images, self.size, mode="bilinear", antialias=True)
         return self.normalize(images)

@@ -271,7 +271,7 @@ def _overlaid(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
             if key == "teacher" and (brings or new.keys() & {"recipe", "checkpoint"}):
                 gone = set(Teacher.model_fields)
             elif key == "student" and new.get("model") != old.get("model") and "model" in new:
-                gone = {"checkpoint", *KINDS}  # of the other network
+                gone = {"checkpoint", "new_head", *KINDS}  # of the other network
                 if is_external(str(new["model"])):
                     gone |= {"mean", "std"}  # external models have their own
             elif isinstance(new.get("name"), str) and new["name"] != old.get("name"):

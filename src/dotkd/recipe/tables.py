@@ -201,9 +201,19 @@ class Network(Table):
         ),
     ] = None
 
+    new_head: Annotated[
+        bool,
+        Field(
+            description="`true` leaves the classifier out of `checkpoint`, which is for other classes, and "
+            "draws a new one."
+        ),
+    ] = False
+
     @model_validator(mode="after")
     def _normalisation(self) -> Self:
         check_normalisation(self.mean, self.std)
+        if self.new_head and getattr(self, "checkpoint", None) is None:
+            raise ValueError("new_head goes with 'checkpoint': it is about the classifier there")
         return self
 
     def paths(self) -> dict[str, str]:
@@ -248,6 +258,21 @@ class Teacher(Network):
             description="Network of a `.pth`, or alone `timm:NAME@pretrained`; students of runs name theirs."
         ),
     ] = None
+    image_size: Annotated[
+        int | None,
+        Field(
+            ge=1,
+            description="Side of the images that it gets; none: that of its training where its file or its "
+            "library tells it, else that of the data.",
+        ),
+    ] = None
+    verify: Annotated[
+        bool,
+        Field(
+            description="Whether to stop where its accuracy before the training is not clearly above chance, "
+            "or its class names are not those of the data; `false` goes on all the same."
+        ),
+    ] = True
 
     @field_validator("model")
     @classmethod
@@ -266,6 +291,12 @@ class Teacher(Network):
             raise ValueError("mean and std go with 'model'; other teachers know their own")
         if self.model is not None and self.recipe is not None:
             raise ValueError("model goes with 'checkpoint'; a recipe names its own")
+        if self.image_size is not None and self.recipe is not None:
+            raise ValueError(
+                "image_size goes with 'checkpoint' or 'model'; a recipe trains on the data's size"
+            )
+        if self.new_head and self.model is None:
+            raise ValueError("new_head goes with 'model': a student's file names a network with its head")
         return self
 
 

@@ -215,7 +215,8 @@ def _recipes(runs: Sequence[RunRecord]) -> tuple[RecipeText, ...]:
 
 
 def _environment(runs: Sequence[RunRecord]) -> dict[str, list[str]]:
-    keys = dict.fromkeys(str(key) for run in runs for key in run.environment)
+    # What a student is made for may be a thousand names of classes.
+    keys = dict.fromkeys(str(key) for run in runs for key in run.environment if key != "made_for")
     return {
         key: list(dict.fromkeys(str(run.environment.get(key, "unknown")) for run in runs)) for key in keys
     }

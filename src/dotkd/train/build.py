@@ -4,7 +4,7 @@
 adds the parts that need the teacher's weights. Networks are made in :mod:`dotkd.train.networks`.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +19,7 @@ from dotkd.distiller import Distiller
 from dotkd.errors import BadInput
 from dotkd.methods import Method, TaskMethod, create_method
 from dotkd.models import load_weights
+from dotkd.models.classes import order_classes
 from dotkd.optim import DOT, DOTAdamW, MultiMomentumSGD, deepkd_momenta, matched_gains
 from dotkd.recipe import Recipe
 from dotkd.recipe.tables import (
@@ -38,14 +39,15 @@ from dotkd.train.networks import (
     build_student,
     build_teacher,
     build_untrained_teacher,
+    lacks_normalisation,
     set_memory_format,
 )
 from dotkd.train.run_cache import check_teacher_cache, open_teacher_cache
 from dotkd.train.scores import in_evaluation_mode
 from dotkd.train.state import RunState
-from dotkd.train.teacher import teacher_file, teacher_recipe
+from dotkd.train.teacher import refuse_new_head, teacher_file, teacher_recipe
 
-_PROBE, _EXAMPLE, _TRIED = 256, 16, 4  # images
+_PROBE, _EXAMPLE, _TRIED, _MEASURED = 256, 16, 4, 1000  # images
 
 
 @dataclass
@@ -108,13 +110,19 @@ class Prepared:
         )
 
 
-def build_run(recipe: Recipe, teacher: Path | nn.Module | None = None) -> RunState:
+def build_run(
+    recipe: Recipe,
+    teacher: Path | nn.Module | None = None,
+    configuration: Mapping[str, str] | None = None,
+) -> RunState:
     """Build a run at its beginning.
 
     Args:
         recipe: The recipe.
         teacher: The file of the teacher's weights, or a network, which becomes the run's own. None: the
             recipe's ``teacher.checkpoint``, if it has one.
+        configuration: Of the student's network, for weights that come later: ``configuration`` of
+            :func:`dotkd.models.create_model`.
 
     Returns:
         The run.
@@ -129,7 +137,7 @@ def build_run(recipe: Recipe, teacher: Path | nn.Module | None = None) -> RunSta
         >>> len(run.data.train), type(run.optimizer).__name__
         (1200, 'SGD')
     """
-    prepared = check_recipe(recipe, teacher)
+    prepared = check_recipe(recipe, teacher, configuration)
     if prepared.untrained is not None:
         raise BadInput(
             f"{recipe.name}: its teacher, of recipe {prepared.untrained.recipe.name!r}, is not trained yet: "
@@ -138,13 +146,18 @@ def build_run(recipe: Recipe, teacher: Path | nn.Module | None = None) -> RunSta
     return prepared.start()
 
 
-def check_recipe(recipe: Recipe, teacher: Path | nn.Module | Recipe | None = None) -> Prepared:
+def check_recipe(
+    recipe: Recipe,
+    teacher: Path | nn.Module | Recipe | None = None,
+    configuration: Mapping[str, str] | None = None,
+) -> Prepared:
     """Build a run, and its teacher's, before anything is written, and try it on a few images.
 
     Args:
         recipe: The recipe.
         teacher: The file of the teacher's weights, a network, which becomes the run's own, or the recipe that
             trains it first. None: as the recipe says.
+        configuration: As in :func:`build_run`.
 
     Returns:
         The run, ready to :meth:`~Prepared.start` once its teacher is trained.
@@ -172,9 +185,14 @@ def check_recipe(recipe: Recipe, teacher: Path | nn.Module | Recipe | None = Non
         network = build_untrained_teacher(untrained.recipe, facts)
     elif recipe.teacher is not None and not isinstance(teacher, nn.Module) and network is None:
         network = build_teacher(recipe, teacher, facts)
-    distiller = build_distiller(
-        recipe, build_student(recipe, facts).to(device), network, build_method(recipe), data.train, device
-    )
+    method = build_method(recipe)
+    refuse_new_head(recipe, network, method)
+    if network is not None:
+        _order_teacher(recipe, network, method, data.train)
+    student = build_student(recipe, facts, configuration)
+    if lacks_normalisation(student):
+        student.set_normalisation(*channel_statistics(data.train))
+    distiller = build_distiller(recipe, student.to(device), network, method, data.train, device)
     _try(distiller, _first(data.train, _TRIED))
     _refuse_single_image(distiller, recipe, len(data.train))
     start = recipe.student.checkpoint
@@ -266,6 +284,41 @@ def probe_positions(data: Images, seed: int) -> Tensor:
         [256] or fewer positions.
     """
     return torch.randperm(len(data), generator=random_stream(seed, "data.probe"))[:_PROBE]
+
+
+def channel_statistics(data: Images) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation of each channel of at most 1000 images.
+
+    Args:
+        data: The training images.
+
+    Returns:
+        Both, rounded to 4 decimals, so that they are the same on every machine.
+
+    Example:
+        >>> from dotkd.data import load_digits
+        >>> channel_statistics(load_digits().train)
+        ([0.3053], [0.3762])
+    """
+    count = min(_MEASURED, len(data))
+    images = data.batch(torch.arange(count, device=data.device) * len(data) // count).images.double()
+    std, mean = torch.std_mean(images, dim=(0, 2, 3), correction=0)
+    found = [[round(value, 4) for value in each.tolist()] for each in (mean, std.clamp(min=1e-4))]
+    return found[0], found[1]
+
+
+def _order_teacher(
+    recipe: Recipe, teacher: nn.Module, method: Method | TaskMethod | None, data: Images
+) -> None:
+    """Bring a teacher's outputs into the order of the data's classes; refuse other classes that are read."""
+    try:
+        order_classes(teacher.eval(), data.classes, data.image_shape)
+    except BadInput as error:
+        reads = isinstance(method, Method) and method.reads_classifier
+        if reads and (recipe.teacher is None or recipe.teacher.verify):
+            raise BadInput(
+                f"teacher: {error}; teacher.verify = false takes its outputs in their order all the same"
+            ) from None
 
 
 # ---------------------------------------------------------------- method and distiller

@@ -11,7 +11,9 @@ from typing import Any
 import torch
 
 from dotkd.errors import BadInput
+from dotkd.models import External
 from dotkd.recipe.tables import ControlTable
+from dotkd.train.networks import MADE_FOR, describe_student
 from dotkd.train.state import RunState
 
 _PACKAGES = ("dotkd", "torch", "numpy", "scipy", "safetensors")
@@ -25,7 +27,7 @@ def environment(run: RunState) -> dict[str, Any]:
 
     Returns:
         Names to text and numbers, for JSON: versions, hardware, checksums of data and files, and the form of
-        a control: ``"sgd"`` on rescaled losses, or ``"two-stream"``.
+        a control: ``"sgd"`` on rescaled losses, or ``"two-stream"``; ``teacher`` and ``made_for``, records.
     """
     device = run.device
     found: dict[str, Any] = {
@@ -47,6 +49,13 @@ def environment(run: RunState) -> dict[str, Any]:
         found["control"] = "two-stream" if run.gains is None else "sgd"
     if run.teacher_cache is not None:
         found["teacher_cache"] = run.teacher_cache.key
+    teacher = run.distiller.teacher
+    if isinstance(teacher, External) and teacher.new_head:
+        found["teacher_head_checksum"] = _head_checksum(teacher)
+    if run.teacher_accuracy is not None:
+        found["teacher"] = run.teacher_accuracy.model_dump()
+    made_for = describe_student(run.distiller.student, run.facts, run.data.train.classes)
+    found[MADE_FOR] = made_for.model_dump(mode="json")
     return found
 
 
@@ -82,6 +91,15 @@ def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]
 def file_checksum(path: Path) -> str:
     """The first 16 digits of a file's SHA-256."""
     return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+
+
+def _head_checksum(teacher: External) -> str:
+    """The first 16 digits of the SHA-256 of a classifier, or of all weights where it is not one layer."""
+    digest = hashlib.sha256()
+    for name, tensor in teacher.state_dict().items():
+        if name.startswith(teacher.classifier_path):
+            digest.update(tensor.cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]
 
 
 def _version(package: str) -> str:

@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import NamedTuple
 
+from dotkd.errors import BadInput
+from dotkd.models.classes import order_classes
 from dotkd.recipe import Recipe
 from dotkd.train.build import build_data, build_device
 from dotkd.train.networks import load_student, set_memory_format
@@ -32,7 +34,7 @@ def evaluate(
         The scores, the number of test images, and the recipe.
 
     Raises:
-        BadInput: The file or the data are missing or broken, or do not fit.
+        BadInput: The file or the data are missing or broken or do not fit, or have other class names.
 
     Example:
         >>> from dotkd.recipe import load_recipe
@@ -46,4 +48,8 @@ def evaluate(
     data = recipe.data.model_copy(update={"root": root}) if root else recipe.data
     chosen = build_device(device)
     test = build_data(data).test.to(chosen)
+    try:
+        order_classes(student, test.classes, test.image_shape)
+    except BadInput as error:
+        raise BadInput(f"{source}: {error}") from None
     return Evaluation(score(student.to(chosen), test, precision=recipe.run.precision), len(test), recipe)

@@ -16,16 +16,16 @@ import torch
 from dotkd import runs
 from dotkd.errors import BadInput
 from dotkd.recipe import Recipe, differing_keys, recipe_text
-from dotkd.records import EpochGradients, EpochMetrics, EpochScores, Results
+from dotkd.records import EpochGradients, EpochMetrics, EpochScores, Results, TeacherAccuracy
 from dotkd.seeding import random_stream
 from dotkd.train.build import check_recipe
 from dotkd.train.diagnostics import diagnose
 from dotkd.train.environment import changes, environment, file_checksum
-from dotkd.train.networks import configuration_of, save_student
+from dotkd.train.networks import describe_student, save_student
 from dotkd.train.scores import score
 from dotkd.train.state import RunState, read_checkpoint, restore, save
 from dotkd.train.step import OnStep, compile_step, stop_diverged, train_epoch
-from dotkd.train.teacher import teacher_file, teacher_recipe
+from dotkd.train.teacher import ask_teacher, teacher_file, teacher_recipe
 
 OnEpoch = Callable[[EpochMetrics], None]
 """Called with the metrics of each epoch, after they were written."""
@@ -41,6 +41,7 @@ def train(
     resume: bool = False,
     test: bool = True,
     on_run: Callable[[Recipe], None] = lambda _recipe: None,
+    on_teacher: Callable[[TeacherAccuracy], None] = lambda _accuracy: None,
     on_epoch: Sequence[OnEpoch] = (),
     on_step: OnStep | None = None,
 ) -> Results:
@@ -57,6 +58,7 @@ def train(
             left as it is, and an empty folder starts a new run.
         test: Whether to read the test images at the end; False for runs that choose a hyper-parameter.
         on_run: Called with the recipe before the teacher's training and before the student's.
+        on_teacher: Called with the accuracy of the teacher before it teaches; not where a run goes on.
         on_epoch: Called with the metrics of each epoch of the student, after they were written.
         on_step: Called after each step with the steps done and the steps of the run.
 
@@ -64,7 +66,8 @@ def train(
         The content of ``results.json``.
 
     Raises:
-        BadInput: The folder holds a run already, or something in the recipe is wrong or missing.
+        BadInput: The folder holds a run already, something in the recipe is wrong or missing, or the teacher
+            is no better than chance.
         RunFailed: A loss was not finite; the last good checkpoint stays.
 
     Example:
@@ -89,8 +92,15 @@ def train(
             on_run(prepared.untrained.recipe)
             _train(prepared.untrained.start(), folder / _TEACHER, (), on_step, test=True)
             prepared.load_teacher(folder / _TEACHER / runs.STUDENT)
+        accuracy = None
+        if not (folder / runs.LAST).exists():  # one that goes on has asked
+            accuracy = ask_teacher(recipe, prepared.distiller, prepared.data)
         on_run(recipe)
-        return _train(prepared.start(), folder, on_epoch, on_step, test=test)
+        if accuracy is not None:
+            on_teacher(accuracy)
+        run = prepared.start()
+        run.teacher_accuracy = accuracy
+        return _train(run, folder, on_epoch, on_step, test=test)
 
 
 def provide_teacher(
@@ -184,8 +194,6 @@ def _begin(run: RunState, folder: Path, now: dict[str, Any]) -> None:
         torch.manual_seed(random_stream(run.recipe.run.seed, "forward").initial_seed())
         runs.write_text(folder / runs.RECIPE, recipe_text(run.recipe))
         runs.write_json(folder / runs.ENVIRONMENT, now)
-        for name, text in configuration_of(run.distiller.student).items():
-            runs.write_text(folder / runs.MODEL / name, text)
         runs.write_text(folder / runs.METRICS, "")
         (folder / runs.GRADIENTS).unlink(missing_ok=True)
         return
@@ -240,8 +248,9 @@ def _finish(run: RunState, folder: Path, *, test: bool) -> Results:
     last = _epoch_scores(metrics[-1])
     if test:
         last = _tested(run, last)
+    made_for = describe_student(run.deployable, run.facts, run.data.train.classes)
     runs.write_atomically(
-        folder / runs.STUDENT, lambda path: save_student(run.deployable, recipe, run.facts, path)
+        folder / runs.STUDENT, lambda path: save_student(run.deployable, recipe, made_for, path)
     )
     best = None
     if run.best is not None and test:

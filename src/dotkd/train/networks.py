@@ -4,6 +4,7 @@ A run's weights are drawn in a random stream of their own, so that all arms of a
 student. A file is data: its content never decides which code runs.
 """
 
+import json
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,24 +12,29 @@ from typing import NamedTuple
 
 import tomli_w
 import torch
+from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
-from torch import nn
+from torch import Tensor, nn
 
 from dotkd.data import DataFacts
 from dotkd.errors import BadInput
 from dotkd.methods import Method, create_method
 from dotkd.models import External, ImageModel, create_model, load_weights
+from dotkd.models.base import Resize
+from dotkd.models.classes import image_model
 from dotkd.models.external import runs_own_code
 from dotkd.models.weights import assign_weights, is_safetensors, read_weights
 from dotkd.recipe import Recipe, load_recipe, recipe_text
 from dotkd.recipe.load import make_recipe
 from dotkd.recipe.tables import Network
-from dotkd.runs import LAST, MODEL, RECIPE, STUDENT
+from dotkd.records import MadeFor
+from dotkd.runs import ENVIRONMENT, LAST, RECIPE, STUDENT, read_json
 from dotkd.seeding import random_stream
 
 _UNNAMED = ("folder", "hub")  # data sets whose name does not tell the shape of the images
-_MADE_FOR, _CONFIGURATION = "made_for", "configuration"
+MADE_FOR = "made_for"
+"""Key of :class:`dotkd.records.MadeFor` in a student file and in ``environment.json``."""
 
 
 # ---------------------------------------------------------------- made
@@ -37,9 +43,10 @@ _MADE_FOR, _CONFIGURATION = "made_for", "configuration"
 def build_model(
     name: str,
     table: Network,
-    facts: DataFacts,
+    facts: DataFacts | MadeFor,
     *,
     pretrained: bool = True,
+    fine_tune: bool = False,
     configuration: Mapping[str, str] | None = None,
 ) -> ImageModel:
     """Make a network for images.
@@ -49,6 +56,7 @@ def build_model(
         table: Its normalisation.
         facts: Shape of the images, number of classes.
         pretrained: Whether to load the weights that the name promises; else a file has them.
+        fine_tune: Whether these weights will be trained on.
         configuration: Of the network, where a file brings it.
 
     Returns:
@@ -62,16 +70,20 @@ def build_model(
         mean=table.mean,
         std=table.std,
         pretrained=pretrained,
+        fine_tune=fine_tune,
         configuration=configuration,
     )
 
 
-def build_student(recipe: Recipe, facts: DataFacts | None = None) -> ImageModel:
+def build_student(
+    recipe: Recipe, facts: DataFacts | None = None, configuration: Mapping[str, str] | None = None
+) -> ImageModel:
     """Make the student of a recipe, with the weights of its seed or of its checkpoint.
 
     Args:
         recipe: The recipe.
         facts: Of its data; None: they are looked up.
+        configuration: Of the network, for weights that come later; None: as the model or the checkpoint says.
 
     Returns:
         The student, on the CPU. Torch's global generator is left as it was.
@@ -87,11 +99,14 @@ def build_student(recipe: Recipe, facts: DataFacts | None = None) -> ImageModel:
             table,
             facts or recipe.data.facts(),
             pretrained=table.checkpoint is None,
-            configuration=_brought_by(table.checkpoint),
+            fine_tune=True,
+            configuration=configuration or _configuration(table.checkpoint),
         )
     if table.checkpoint is not None:
-        load_weights(student, table.checkpoint)
-        _check_normalisation(recipe, _metadata(Path(table.checkpoint)))
+        _load(student, Path(table.checkpoint), table)
+        made_for = _check_normalisation(recipe, _metadata(Path(table.checkpoint)))
+        if made_for is not None and lacks_normalisation(student):
+            _take_normalisation(student, made_for)
     set_memory_format(student, channels_last=recipe.run.channels_last)
     return student
 
@@ -114,20 +129,69 @@ def build_teacher(recipe: Recipe, path: Path | None, facts: DataFacts | None = N
     table = recipe.teacher
     if table is not None and table.model is not None:
         facts = facts or recipe.data.facts()
-        teacher: nn.Module = build_model(
-            table.model, table, facts, pretrained=path is None, configuration=_brought_by(path)
-        )
+        if table.image_size is not None:
+            facts = facts._replace(height=table.image_size, width=table.image_size)
+        with torch.random.fork_rng(devices=[]):
+            # A head that is drawn is the same in all runs: the teacher does not belong to a seed.
+            torch.manual_seed(random_stream(0, "teacher.init").initial_seed())
+            model = build_model(
+                table.model, table, facts, pretrained=path is None, configuration=_configuration(path)
+            )
         if path is not None:
-            load_weights(teacher, path)
-        return teacher.eval()
-    assert path is not None
-    teacher, taught = load_student(path)
-    if taught.data.name != recipe.data.name:
-        raise BadInput(
-            f"teacher.checkpoint: {path} learned from {taught.data.name}, the student's data is "
-            f"{recipe.data.name}"
-        )
+            _load(model, path, table)
+            metadata = _metadata(path)
+            if "recipe" in metadata:
+                _take_made_for(model, _parsed(metadata["recipe"], path)[1])
+        teacher: nn.Module = model.eval()
+    else:
+        assert path is not None
+        teacher, taught = load_student(path)
+        if taught.data.name != recipe.data.name:
+            raise BadInput(
+                f"teacher.checkpoint: {path} learned from {taught.data.name}, the student's data is "
+                f"{recipe.data.name}"
+            )
+    if table is not None and table.image_size is not None and (model := image_model(teacher)) is not None:
+        resize = model.made_for or Resize((1, 1))
+        model.made_for = Resize((table.image_size,) * 2, interpolation=resize.interpolation)
     return teacher
+
+
+def lacks_normalisation(network: nn.Module) -> bool:
+    """Whether nothing says how the images of a network are normalised, though its library usually does."""
+    return isinstance(network, External) and network.lacks_normalisation and not network.mean.numel()
+
+
+def _load(model: ImageModel, path: Path, table: Network) -> None:
+    """Load a file's weights, without its classifier where the recipe wants a new one."""
+    if not table.new_head:
+        load_weights(model, path)
+        return
+    if not model.classifier_path:
+        raise BadInput(f"new_head: {path}: {type(model).__name__} has no classifier that is one layer")
+    weights = read_weights(path)
+    inner = isinstance(model, External) and not any(name.startswith("model.") for name in weights)
+    head = {
+        name.removeprefix("model.") if inner else name: tensor
+        for name, tensor in model.state_dict().items()
+        if name.startswith(f"{model.classifier_path}.")
+    }
+    assign_weights(model, {**weights, **head}, path)
+    if isinstance(model, External):
+        model.new_head = True
+
+
+def _take_made_for(model: ImageModel, made_for: MadeFor | None) -> None:
+    """Note what a file says of its network: the size of its images, their normalisation and its classes."""
+    if made_for is not None:
+        model.made_for = Resize((made_for.height, made_for.width))
+        model.class_names = made_for.classes
+        _take_normalisation(model, made_for)
+
+
+def _take_normalisation(model: ImageModel, made_for: MadeFor) -> None:
+    if made_for.mean and not model.mean.numel():
+        model.set_normalisation(made_for.mean, made_for.std)
 
 
 def build_untrained_teacher(recipe: Recipe, facts: DataFacts) -> ImageModel:
@@ -161,29 +225,36 @@ def set_memory_format(module: nn.Module, *, channels_last: bool) -> None:
 
 
 class StudentFile(NamedTuple):
-    """A student read from a file: the network in evaluation mode, its recipe, and the facts of its images."""
+    """A student read from a file: the network in evaluation mode, its recipe, and what it was made for."""
 
     network: nn.Module
     recipe: Recipe
-    facts: DataFacts
+    made_for: MadeFor
 
 
-def save_student(student: nn.Module, recipe: Recipe, facts: DataFacts, path: Path) -> None:
-    """Write a deployable student: weights as safetensors, the recipe in the metadata."""
+def describe_student(student: nn.Module, facts: DataFacts, classes: tuple[str, ...]) -> MadeFor:
+    """Describe what a student is made for, so that it can be made again without the images."""
+    model = image_model(student)
+    mean, std = ((), ()) if model is None else (model.mean, model.std)
+    return MadeFor(
+        **facts._asdict(),
+        classes=classes,
+        mean=_numbers(mean),
+        std=_numbers(std),
+        configuration=model.configuration if isinstance(model, External) else {},
+    )
+
+
+def _numbers(values: Tensor | tuple[()]) -> tuple[float, ...]:
+    return tuple(values.flatten().tolist()) if isinstance(values, Tensor) else values
+
+
+def save_student(student: nn.Module, recipe: Recipe, made_for: MadeFor, path: Path) -> None:
+    """Write a deployable student: weights as safetensors, the recipe and its classes in the metadata."""
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in student.state_dict().items()}
-    text = recipe_text(recipe)
-    if recipe.data.name in _UNNAMED:  # the network is made again without the images
-        text += "\n" + tomli_w.dumps({_MADE_FOR: facts._asdict()})
-    if configuration := configuration_of(student):  # and without the folder or the hub
-        text += "\n" + tomli_w.dumps({_CONFIGURATION: configuration})
+    text = recipe_text(recipe) + "\n" + tomli_w.dumps({MADE_FOR: made_for.model_dump()})
     # One entry: safetensors writes several in random order, and equal runs have equal files.
     path.write_bytes(save(weights, metadata={"recipe": text}))
-
-
-def configuration_of(student: nn.Module) -> dict[str, str]:
-    """The files from which a student of transformers is made again; empty for other networks."""
-    networks = (module for module in student.modules() if isinstance(module, External))
-    return next((network.configuration for network in networks), {})
 
 
 def load_student(path: str | Path, recipe: Recipe | None = None) -> tuple[nn.Module, Recipe]:
@@ -197,7 +268,7 @@ def load_student(path: str | Path, recipe: Recipe | None = None) -> tuple[nn.Mod
 
     Returns:
         The network in evaluation mode, and its recipe. The network takes images [B, C, H, W] in
-        [0, 1] and returns logits.
+        [0, 1], of the size of its training or resized to it, and returns logits.
 
     Raises:
         BadInput: The file is missing, broken, does not fit, or comes without a recipe.
@@ -214,21 +285,27 @@ def load_student(path: str | Path, recipe: Recipe | None = None) -> tuple[nn.Mod
 
 
 def read_student(
-    path: str | Path, recipe: Recipe | None = None, facts: DataFacts | None = None
+    path: str | Path, recipe: Recipe | None = None, made_for: MadeFor | None = None
 ) -> StudentFile:
-    """Load a student as :func:`load_student` does, with the facts of its images (None: looked up)."""
+    """Load a student as :func:`load_student` does, with what it is made for (None: looked up)."""
     path = Path(path)
     path = path / STUDENT if path.is_dir() else path
     if not path.is_file():
         raise BadInput(f"no file {str(path)!r}: wanted a {STUDENT} or the folder of a finished run")
     if recipe is None:
-        recipe, facts = _own_recipe(path)
+        recipe, made_for = _own_recipe(path)
         refuse_own_code(recipe, path)
     weights = read_weights(path)
-    facts = facts or recipe.data.facts()
-    student: nn.Module = build_model(
-        recipe.student.model, recipe.student, facts, pretrained=False, configuration=_brought_by(path)
+    made_for = made_for or MadeFor(**recipe.data.facts()._asdict())
+    model = build_model(
+        recipe.student.model,
+        recipe.student,
+        made_for,
+        pretrained=False,
+        configuration=made_for.configuration or _configuration(path),
     )
+    _take_made_for(model, made_for)
+    student: nn.Module = model
     method = None if recipe.method is None else create_method(**recipe.method)
     if isinstance(method, Method):
         if type(method).deployable_like is not Method.deployable_like and not is_safetensors(path):
@@ -239,7 +316,7 @@ def read_student(
         except ValueError as error:
             raise BadInput(f"{path}: {error}") from None
     assign_weights(student, weights, path)
-    return StudentFile(student.eval(), recipe, facts)
+    return StudentFile(student.eval(), recipe, made_for)
 
 
 def refuse_own_code(recipe: Recipe, path: Path) -> None:
@@ -259,75 +336,79 @@ def refuse_own_code(recipe: Recipe, path: Path) -> None:
         )
 
 
-def _own_recipe(path: Path) -> tuple[Recipe, DataFacts | None]:
+def _own_recipe(path: Path) -> tuple[Recipe, MadeFor | None]:
     """The recipe of a file: in its metadata, or in the run folder around a checkpoint."""
-    folder = _run_around(path)
-    if folder is not None:
-        return load_recipe(folder / RECIPE), None
+    run = _run_around(path)
+    if run is not None:
+        return load_recipe(run / RECIPE), read_made_for(run)
     metadata = _metadata(path)
     if "recipe" not in metadata:
         raise BadInput(
             f"{path}: has no recipe in it; name its network by teacher.model, or by --recipe for "
             "evaluate and export"
         )
-    recipe, facts, _ = _parsed(metadata["recipe"], path)
-    if facts is None and recipe.data.name in _UNNAMED:
+    recipe, made_for = _parsed(metadata["recipe"], path)
+    if made_for is None and recipe.data.name in _UNNAMED:
         raise BadInput(f"{path}: lacks the shape of its images; give its recipe (--recipe)")
-    return recipe, facts
+    return recipe, made_for
 
 
 def _run_around(path: Path) -> Path | None:
     """The run folder of a checkpoint, if it is in one."""
-    folder = path.parent.parent
-    return folder if path.parent.name == Path(LAST).parent.name and (folder / RECIPE).is_file() else None
+    run = path.parent.parent
+    return run if path.parent.name == Path(LAST).parent.name and (run / RECIPE).is_file() else None
 
 
-def _brought_by(path: str | Path | None) -> dict[str, str]:
+def read_made_for(run: Path) -> MadeFor | None:
+    """What a run folder says of its student; None in folders of older runs."""
+    known = read_json(run / ENVIRONMENT) if (run / ENVIRONMENT).is_file() else {}
+    return _made_for(known.get(MADE_FOR), run / ENVIRONMENT)
+
+
+def _configuration(path: str | Path | None) -> dict[str, str]:
     """The configuration of a network that comes with its weights: in the metadata, or in the run folder."""
     if path is None or not Path(path).is_file():
         return {}
-    folder = _run_around(Path(path))
-    if folder is not None:
-        return {file.name: file.read_text(encoding="utf-8") for file in (folder / MODEL).glob("*.json")}
-    metadata = _metadata(Path(path))
-    return _parsed(metadata["recipe"], path)[2] if "recipe" in metadata else {}
+    run, metadata = _run_around(Path(path)), _metadata(Path(path))
+    made_for = None if run is None else read_made_for(run)
+    if "recipe" in metadata:
+        made_for = _parsed(metadata["recipe"], path)[1]
+    return {} if made_for is None else made_for.configuration
 
 
-def _parsed(text: str, path: str | Path) -> tuple[Recipe, DataFacts | None, dict[str, str]]:
-    """The recipe in a file's metadata, the facts of the images in it, and the network's configuration."""
+def _parsed(text: str, path: str | Path) -> tuple[Recipe, MadeFor | None]:
+    """The recipe in a file's metadata, and what the network is made for."""
     source = f"{path}, recipe"
     try:
         raw = tomllib.loads(text)
     except ValueError as error:
         raise BadInput(f"{source}: not valid TOML: {error}") from None
-    configuration = raw.pop(_CONFIGURATION, {})
-    if not isinstance(configuration, dict) or not all(
-        isinstance(file, str) for file in configuration.values()
-    ):
-        raise BadInput(f"{source}: broken: [{_CONFIGURATION}] must have the texts of files")
-    facts = raw.pop(_MADE_FOR, None)
-    if facts is not None:
-        numbers = isinstance(facts, dict) and all(
-            type(value) is int and value > 0 for value in facts.values()
-        )
-        if not numbers or facts.keys() != set(DataFacts._fields):
-            raise BadInput(f"{source}: broken: [{_MADE_FOR}] must have {', '.join(DataFacts._fields)}")
-        facts = DataFacts(**facts)
-    return make_recipe(raw, source), facts, configuration
+    made_for = _made_for(raw.pop(MADE_FOR, None), source)
+    return make_recipe(raw, source), made_for
 
 
-def _check_normalisation(recipe: Recipe, metadata: dict[str, str]) -> None:
-    """Refuse weights that were trained with another mean or std, which the weights cannot show."""
+def _made_for(raw: object, source: str | Path) -> MadeFor | None:
+    if raw is None:
+        return None
+    try:
+        return MadeFor.model_validate_json(json.dumps(raw))
+    except ValidationError:
+        raise BadInput(f"{source}: broken: {MADE_FOR} must have {', '.join(MadeFor.model_fields)}") from None
+
+
+def _check_normalisation(recipe: Recipe, metadata: Mapping[str, str]) -> MadeFor | None:
+    """Refuse weights that were trained with another mean or std; return what else their file says."""
     if "recipe" not in metadata:
-        return
-    theirs = _parsed(metadata["recipe"], recipe.student.checkpoint or "")[0].student
+        return None
+    file, made_for = _parsed(metadata["recipe"], recipe.student.checkpoint or "")
     for key in ("mean", "std"):
-        ours, other = getattr(recipe.student, key), getattr(theirs, key)
+        ours, other = getattr(recipe.student, key), getattr(file.student, key)
         if ours != other:
             raise BadInput(
                 f"student.checkpoint: {recipe.student.checkpoint} was trained with student.{key} = "
                 f"{list(other)}, the recipe has {list(ours)}"
             )
+    return made_for
 
 
 def _metadata(path: Path) -> dict[str, str]:

@@ -18,7 +18,7 @@ from dotkd.data.augment import Augmentation
 from dotkd.distiller import Distiller
 from dotkd.errors import BadInput
 from dotkd.recipe import Recipe, differing_keys, recipe_text
-from dotkd.records import EpochScores
+from dotkd.records import EpochScores, TeacherAccuracy
 from dotkd.runs import BEST, LAST, write_atomically
 from dotkd.train.compiled import Compiled
 from dotkd.train.teacher_cache import TeacherCache
@@ -45,6 +45,7 @@ class RunState:
         teacher_cache: Remembers the teacher's outputs; None where it is off or there is no teacher.
         compiled: The compiled step; None where it is not compiled.
         last_update: Change of each of ``params`` in the last step of the last epoch; None before it.
+        teacher_accuracy: Of the teacher before the first epoch; None where it was not asked.
     """
 
     recipe: Recipe
@@ -62,6 +63,7 @@ class RunState:
     best: EpochScores | None = None
     teacher_cache: TeacherCache | None = None
     last_update: list[Tensor] | None = None
+    teacher_accuracy: TeacherAccuracy | None = None
     compiled: Compiled | None = None
 
     @property

@@ -1,10 +1,22 @@
-"""The teacher of a recipe: the recipe that trains it first, or the file of its weights."""
+"""The teacher of a recipe: the recipe that trains it first or the file of its weights, and what it knows."""
 
 from pathlib import Path
 
+import torch
+from scipy.stats import binom
+
+from dotkd.data import Images, Splits
+from dotkd.distiller import Distiller
 from dotkd.errors import BadInput
+from dotkd.methods import Method
+from dotkd.models import External
 from dotkd.recipe import Recipe, load_recipe
 from dotkd.recipe.tables import IMAGE_KEYS
+from dotkd.records import TeacherAccuracy
+from dotkd.train.scores import autocast
+
+_ASKED, _BATCH = 1000, 256  # images
+_LUCK = 0.01  # largest probability with which guessing may be as good as the teacher
 
 
 def teacher_recipe(recipe: Recipe) -> Recipe | None:
@@ -42,3 +54,82 @@ def teacher_file(recipe: Recipe) -> Path | None:
     """The file of ``teacher.checkpoint``; None where there is none."""
     checkpoint = recipe.teacher.checkpoint if recipe.teacher else None
     return None if checkpoint is None else Path(checkpoint)
+
+
+def refuse_new_head(recipe: Recipe, teacher: torch.nn.Module | None, method: object) -> None:
+    """Refuse a teacher with a random classifier under a method that reads it.
+
+    Args:
+        recipe: The student's recipe.
+        teacher: Its teacher.
+        method: Its method.
+
+    Raises:
+        BadInput: The classifier is random and is read.
+    """
+    new = isinstance(teacher, External) and teacher.new_head
+    if new and isinstance(method, Method) and method.reads_classifier:
+        raise BadInput(
+            f"teacher.model: the weights of {teacher.name!r} are for other classes, so its classifier of "
+            f"{teacher.num_classes} outputs is random and method {(recipe.method or {})['name']!r} reads it: "
+            "train it on these data first and name its student.safetensors as teacher.checkpoint, or take a "
+            "method that reads features alone"
+        )
+
+
+@torch.no_grad()
+def ask_teacher(recipe: Recipe, distiller: Distiller, data: Splits[Images]) -> TeacherAccuracy | None:
+    """Ask a teacher for the classes of images before it teaches; at most 1000 of them, held out if there are.
+
+    A teacher is refused if guessing with the share of the most common class would get as many images right
+    with a probability above 1 %. Methods that do not read its classifier take any accuracy. Logits of
+    ``-inf`` are probabilities of 0 and finite.
+
+    Args:
+        recipe: The student's recipe.
+        distiller: With the teacher as it was loaded.
+        data: On the teacher's device.
+
+    Returns:
+        Its accuracy; None where there is no teacher.
+
+    Raises:
+        BadInput: An output is not finite or, unless ``teacher.verify`` is false, the accuracy is near chance.
+    """
+    method = distiller.method
+    if distiller.teacher is None or not isinstance(method, Method) or recipe.teacher is None:
+        return None
+    split = "train" if data.validation is None else "validation"
+    images = data.validation or data.train
+    count = min(_ASKED, len(images))
+    asked = images.subset(torch.arange(count) * len(images) // count)
+    right, classes = 0, len(images.classes)
+    for batch in asked.batches(_BATCH):
+        with autocast(images.device, recipe.run.precision):
+            outputs = distiller.teach(batch.images)
+        finite = {"logits": outputs.logits.softmax(dim=1), **outputs.features}
+        for name, values in finite.items():
+            if not bool(values.isfinite().all()):
+                raise BadInput(
+                    f"teacher: its {name} are not finite for images of the {split} split: {_USUAL}"
+                )
+        if outputs.logits.shape[1] == classes:
+            right += int((outputs.logits.argmax(dim=1) == batch.labels).sum())
+    chance = float(asked.labels.bincount().max()) / count
+    known = outputs.logits.shape[1] == classes
+    found = TeacherAccuracy(
+        accuracy=right / count if known else None, chance=chance, split=split, images=count
+    )
+    lucky = known and binom.sf(right - 1, count, chance) > _LUCK
+    if lucky and method.reads_classifier and recipe.teacher.verify:
+        raise BadInput(
+            f"teacher: right for {100 * right / count:.1f} % of {count} {split} images, of which the most "
+            f"common class has {100 * chance:.1f} %: {_USUAL}; teacher.verify = false goes on all the same"
+        )
+    return found
+
+
+_USUAL = (
+    "usually its classifier is untrained, or the image size (teacher.image_size), the normalisation "
+    "(teacher.mean, teacher.std) or the order of its classes is not that of its training"
+)

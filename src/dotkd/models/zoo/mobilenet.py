@@ -64,7 +64,7 @@ class MobileNetV1(ImageModel):
 
     def forward(self, images: Tensor) -> Tensor:
         """Compute logits [B, num_classes] of images [B, C, H, W]."""
-        logits: Tensor = self.fc(self.pool(self.model(self.normalize(images))))
+        logits: Tensor = self.fc(self.pool(self.model(self.prepare(images))))
         return logits
 
 
@@ -147,7 +147,7 @@ class MobileNetV2(ImageModel):
 
     def forward(self, images: Tensor) -> Tensor:
         """Compute logits [B, num_classes] of images [B, C, H, W]."""
-        x = self.conv2(self.blocks(self.conv1(self.normalize(images))))
+        x = self.conv2(self.blocks(self.conv1(self.prepare(images))))
         logits: Tensor = self.classifier(self.pool(x))
         return logits
 
@@ -188,7 +188,7 @@ class TinyMobileNetV2(ImageModel):
 
     def forward(self, images: Tensor) -> Tensor:
         """Compute logits [B, num_classes] of images [B, C, H, W]."""
-        x = self.pre(self.normalize(images))
+        x = self.pre(self.prepare(images))
         for number in range(1, len(_V2_TINY) + 1):
             x = getattr(self, f"stage{number}")(x)
         logits: Tensor = self.conv2(self.pool(self.conv1(x))[:, :, None, None])

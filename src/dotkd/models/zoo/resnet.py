@@ -97,7 +97,7 @@ class ResNet(ImageModel):
 
     def forward(self, images: Tensor) -> Tensor:
         """Compute logits [B, num_classes] of images [B, C, H, W]."""
-        x = self.maxpool(self.relu(self.bn1(self.conv1(self.normalize(images)))))
+        x = self.maxpool(self.relu(self.bn1(self.conv1(self.prepare(images)))))
         for layer in self.layers:
             x = getattr(self, layer)(x)
         logits: Tensor = getattr(self, self.classifier_path)(self.pool(x))
@@ -195,6 +195,6 @@ class WideResNet(ImageModel):
 
     def forward(self, images: Tensor) -> Tensor:
         """Compute logits [B, num_classes] of images [B, C, H, W]."""
-        x = self.block3(self.block2(self.block1(self.conv1(self.normalize(images)))))
+        x = self.block3(self.block2(self.block1(self.conv1(self.prepare(images)))))
         logits: Tensor = self.fc(self.pool(self.bn1(x).relu()))
         return logits

@@ -110,7 +110,7 @@ class _ShuffleNet(ImageModel):
 
     def forward(self, images: Tensor) -> Tensor:
         """Compute logits [B, num_classes] of images [B, C, H, W]."""
-        x = self.relu(self.bn1(self.conv1(self.normalize(images))))
+        x = self.relu(self.bn1(self.conv1(self.prepare(images))))
         x = self.layer3(self.layer2(self.layer1(x)))
         logits: Tensor = self.linear(self.pool(self.project(x)))
         return logits

@@ -34,7 +34,7 @@ class MLP(ImageModel):
 
     def forward(self, images: Tensor) -> Tensor:
         """Compute logits [B, num_classes] of images [B, C, H, W]."""
-        logits: Tensor = self.fc(self.relu(self.hidden(self.normalize(images).flatten(1))))
+        logits: Tensor = self.fc(self.relu(self.hidden(self.prepare(images).flatten(1))))
         return logits
 
 
@@ -72,5 +72,5 @@ class CNN(ImageModel):
 
     def forward(self, images: Tensor) -> Tensor:
         """Compute logits [B, num_classes] of images [B, C, H, W]."""
-        logits: Tensor = self.fc(self.pool(self.stages(self.normalize(images))))
+        logits: Tensor = self.fc(self.pool(self.stages(self.prepare(images))))
         return logits

@@ -68,7 +68,7 @@ class VGG(ImageModel):
 
     def forward(self, images: Tensor) -> Tensor:
         """Compute logits [B, num_classes] of images [B, C, H, W]."""
-        x = self.normalize(images)
+        x = self.prepare(images)
         for number in range(len(_WIDTHS)):
             for part in ("block", "relu", "pool"):
                 x = getattr(self, f"{part}{number}")(x)
