@@ -271,9 +271,11 @@ def _overlaid(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
             if key == "teacher" and (brings or new.keys() & {"recipe", "checkpoint"}):
                 gone = set(Teacher.model_fields)
             elif key == "student" and new.get("model") != old.get("model") and "model" in new:
-                gone = {"checkpoint", "new_head", *KINDS}  # of the other network
+                gone = {"checkpoint", "checkpoint_key", "new_head", *KINDS}  # of the other network
                 if is_external(str(new["model"])):
                     gone |= {"mean", "std"}  # external models have their own
+            elif key == "student" and "checkpoint" in new:
+                gone = {"checkpoint_key"}  # of the other file
             elif isinstance(new.get("name"), str) and new["name"] != old.get("name"):
                 gone = old.keys() - _keys_of(key, new["name"])
             kept[key] = {k: v for k, v in old.items() if k not in gone}

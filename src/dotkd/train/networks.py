@@ -165,18 +165,11 @@ def lacks_normalisation(network: nn.Module) -> bool:
 def _load(model: ImageModel, path: Path, table: Network) -> None:
     """Load a file's weights, without its classifier where the recipe wants a new one."""
     if not table.new_head:
-        load_weights(model, path)
+        load_weights(model, path, table.checkpoint_key)
         return
     if not model.classifier_path:
         raise BadInput(f"new_head: {path}: {type(model).__name__} has no classifier that is one layer")
-    weights = read_weights(path)
-    inner = isinstance(model, External) and not any(name.startswith("model.") for name in weights)
-    head = {
-        name.removeprefix("model.") if inner else name: tensor
-        for name, tensor in model.state_dict().items()
-        if name.startswith(f"{model.classifier_path}.")
-    }
-    assign_weights(model, {**weights, **head}, path)
+    assign_weights(model, read_weights(path), path, table.checkpoint_key, without=model.classifier_path)
     if isinstance(model, External):
         model.new_head = True
 
@@ -295,7 +288,7 @@ def read_student(
     if recipe is None:
         recipe, made_for = _own_recipe(path)
         refuse_own_code(recipe, path)
-    weights = read_weights(path)
+    entries = read_weights(path)
     made_for = made_for or MadeFor(**recipe.data.facts()._asdict())
     model = build_model(
         recipe.student.model,
@@ -307,15 +300,16 @@ def read_student(
     _take_made_for(model, made_for)
     student: nn.Module = model
     method = None if recipe.method is None else create_method(**recipe.method)
-    if isinstance(method, Method):
-        if type(method).deployable_like is not Method.deployable_like and not is_safetensors(path):
-            whole = read_weights(path, objective=True)
-            weights = {name.removeprefix("method."): tensor for name, tensor in whole.items()}
+    if isinstance(method, Method) and type(method).deployable_like is not Method.deployable_like:
+        whole = next(iter(entries.values()))
+        weights = {name.removeprefix("method."): tensor for name, tensor in whole.items()}
         try:
-            student = method.deployable_like(student, weights, recipe.student.paths())
+            student, entries = method.deployable_like(student, weights, recipe.student.paths()), {"": weights}
         except ValueError as error:
             raise BadInput(f"{path}: {error}") from None
-    assign_weights(student, weights, path)
+    started = recipe.student.checkpoint
+    key = recipe.student.checkpoint_key if started and Path(started).resolve() == path.resolve() else None
+    assign_weights(student, entries, path, key)
     return StudentFile(student.eval(), recipe, made_for)
 
 
