@@ -23,7 +23,11 @@ SCHEMAS += (SCHEMAS[0].replace("nms", "qnms"),)
 
 @pytest.fixture(scope="session")
 def schemas() -> Iterator[None]:
-    """Two operators that torchvision wants to see, which it lacks beside a torch of another build."""
+    """Two operators that torchvision wants to see, which it lacks beside a torch of another build.
+
+    PyPI has no torchvision for a CPU build of torch. Users there get a line that says which one to install
+    (``tests/models/test_external.py``); with these operators timm loads and can be tested.
+    """
     library = None
     try:
         importlib.import_module("torchvision")

@@ -31,7 +31,7 @@ from dotkd.runs import (
 from dotkd.seeding import random_stream
 from dotkd.train.build import build_run
 from dotkd.train.environment import file_checksum
-from dotkd.train.networks import refuse_own_code
+from dotkd.train.networks import read_made_for, refuse_own_code
 from dotkd.train.scores import in_evaluation_mode
 from dotkd.train.state import RunState, read_checkpoint, restore
 
@@ -46,7 +46,9 @@ def _open(folder: Path, given: Recipe | None) -> RunState:
         recipe = given.model_copy(update={"run": seeded})
     else:
         refuse_own_code(recipe, folder)
-    run = build_run(recipe, None if recipe.teacher is None else _teacher_file(folder, recipe))
+    teacher = None if recipe.teacher is None else _teacher_file(folder, recipe)
+    made_for = read_made_for(folder)
+    run = build_run(recipe, teacher, None if made_for is None else made_for.configuration)
     restore(run, folder)
     return run
 

@@ -114,8 +114,8 @@ class TeacherAccuracy(Record):
 class MadeFor(Record):
     """The images that a network was trained for: shape, number, class names and its normalisation.
 
-    An entry of ``environment.json``, and a table in the metadata of a student file. Older files have the
-    shape alone.
+    ``configuration`` has the files, name -> text, from which a network of transformers is made. An entry of
+    ``environment.json``, and a table in the metadata of a student file. Older files have the shape alone.
     """
 
     channels: Annotated[int, Field(ge=1)]
@@ -127,6 +127,7 @@ class MadeFor(Record):
     classes: tuple[str, ...] = ()
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
+    configuration: dict[str, str] = {}
 
 
 class Results(Record):

@@ -2,8 +2,11 @@
 
 import importlib
 import json
+import os
+import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
@@ -43,6 +46,60 @@ def text(num_classes):
 def other(classes):
     raise AssertionError("must not be called")
 """
+
+# The shapes of the builders in torchvision and in many repositories: **kwargs goes to the class.
+BUILDERS = """
+import functools
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self, num_classes=1000, width=8, image_size=8):
+        super().__init__()
+        self.body = nn.Sequential(nn.Flatten(), nn.Linear(3 * image_size**2, width), nn.ReLU())
+        self.fc = nn.Linear(width, num_classes)
+
+    def forward(self, images):
+        return self.fc(self.body(images))
+
+def registered(build):
+    @functools.wraps(build)
+    def inner(*args, **kwargs):
+        if kwargs.get("weights"):
+            raise AssertionError("nobody asked for weights")
+        return build(*args, **kwargs)
+    return inner
+
+@registered
+def keyword_only(*, weights=None, progress=True, **kwargs):
+    return Net(width=32, **kwargs)
+
+@registered
+def named_and_more(*, weights=None, num_classes=None, aux_loss=None, **kwargs):
+    return Net(num_classes, width=32, **kwargs)
+
+def takes_out_of_kwargs(weights=None, **kwargs):
+    return Net(image_size=kwargs.pop("image_size", 8), width=32, **kwargs)
+
+def both_and_more(num_classes, image_shape, **kwargs):
+    assert not kwargs
+    return Net(num_classes, width=32, image_size=image_shape[1])
+
+def anything(*args, **kwargs):
+    return Net(*args, width=32, **kwargs)
+
+bound = functools.partial(Net, width=32)
+
+def wants_shape(**kwargs):
+    return Net(width=kwargs["image_shape"][1], **kwargs)
+
+class Classes(Net):
+    def __init__(self, classes):
+        super().__init__(classes)
+
+def wants_other_name(**kwargs):
+    return Classes(**kwargs)
+"""
+BUILT = ("keyword_only", "named_and_more", "takes_out_of_kwargs", "both_and_more", "anything", "bound")
 
 
 @pytest.fixture(scope="module")
@@ -188,8 +245,76 @@ def test_a_missing_or_broken_library(name: str, library: str, monkeypatch: pytes
     monkeypatch.setattr(importlib, "import_module", broken)
     message = refused(name)
     assert message.startswith(f"model '{name}': {library} is installed")
-    assert "operator torchvision::nms does not exist" in message
-    assert "torchvision" in message.rpartition(";")[2]
+    assert "operator torchvision::nms does not exist; torch " in message
+
+
+NEEDS_ANOTHER = """
+import torch
+raise RuntimeError("operator torchvision::nms does not exist")
+"""
+
+
+@pytest.mark.parametrize(
+    ("torch_version", "advice"),
+    [
+        ("2.13.0+cpu", "0.28.0+cpu: {pip}==0.28.0+cpu --index-url https://download.pytorch.org/whl/cpu"),
+        (
+            "2.6.0+cu124",
+            "0.21.0+cu124: {pip}==0.21.0+cu124 --index-url https://download.pytorch.org/whl/cu124",
+        ),
+        ("2.9.1", "0.24.1: {pip}==0.24.1"),
+        ("2.14.0a0+git1234", None),
+    ],
+)
+@pytest.mark.parametrize("direct", [True, False])
+def test_a_torchvision_of_another_build_names_the_one_to_install(
+    torch_version: str, advice: str | None, direct: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "needs_another.py").write_text(NEEDS_ANOTHER, encoding="utf-8")
+    (tmp_path / "lazy.py").write_text(  # as transformers reports it
+        "try:\n    import needs_another\nexcept RuntimeError as error:\n"
+        "    raise ModuleNotFoundError('Could not import module') from error\n",
+        encoding="utf-8",
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("dotkd.models.external.version", {"torch": torch_version}.__getitem__)
+    message = refused("needs_another:net" if direct else "lazy:net")
+    reason, _, told = message.partition("; ")
+    assert reason.endswith("operator torchvision::nms does not exist")
+    pip = "pip install --force-reinstall --no-deps torchvision"
+    wanted = f"torch {torch_version} needs torchvision " + (advice or "").format(pip=pip)
+    assert told == (
+        wanted if advice else f"install the torchvision that was built with torch {torch_version}"
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["timm:resnet18", "hf:FOLDER"])
+def test_the_command_line_beside_a_torchvision_of_another_build(name: str, tmp_path: Path) -> None:
+    (tmp_path / "torchvision").mkdir()
+    (tmp_path / "torchvision" / "__init__.py").write_text(NEEDS_ANOTHER, encoding="utf-8")
+    information = tmp_path / "torchvision-0.1.dist-info"  # transformers asks for the version
+    information.mkdir()
+    (information / "METADATA").write_text("Name: torchvision\nVersion: 0.1\n", encoding="utf-8")
+    (tmp_path / "config.json").write_text('{"model_type": "vit"}', encoding="utf-8")
+    name = name.replace("FOLDER", str(tmp_path))
+    path = os.pathsep.join(filter(None, [str(tmp_path), os.environ.get("PYTHONPATH")]))
+    command = [sys.executable, "-m", "dotkd", "train", "quick/digits-plain", f"student.model={name}"]
+    ended = subprocess.run(
+        [*command, "-o", "run"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ended.returncode == 2
+    told = ended.stderr.strip().splitlines()
+    assert len(told) == 1
+    assert told[0].startswith(f"dotkd: model '{name}': ")
+    assert "torchvision::nms does not exist; torch " in told[0]
+    assert "pip install --force-reinstall --no-deps torchvision==0." in told[0]
+    assert not (tmp_path / "run").exists()
 
 
 # ---------------------------------------------------------------- timm
@@ -313,6 +438,50 @@ def test_function_with_or_without_the_image_shape(mine: str) -> None:
     assert made(f"{mine}:net", image_shape=(1, 8, 8))(torch.rand(2, 1, 8, 8)).shape == (2, 10)
     assert made(f"{mine}:pooled")(torch.rand(2, 3, 9, 9)).shape == (2, 10)
     assert sys.path == path
+
+
+@pytest.fixture
+def builders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    (tmp_path / "builders.py").write_text(BUILDERS, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "builders", raising=False)
+    return importlib.import_module("builders")
+
+
+@pytest.mark.parametrize("function", BUILT)
+def test_builders_that_pass_keywords_on(builders: ModuleType, function: str) -> None:
+    model = made(f"builders:{function}", image_shape=(3, 8, 8))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        inner = builders.Net(10, width=32)
+    images = torch.rand(2, 3, 8, 8)
+    assert torch.equal(model(images), inner(images))
+    assert model.classifier_path == "model.fc"
+
+
+@pytest.mark.parametrize(
+    ("function", "reason"), [("wants_shape", "KeyError"), ("wants_other_name", "TypeError")]
+)
+def test_a_failure_behind_passed_on_keywords_is_one_line(
+    builders: ModuleType, function: str, reason: str
+) -> None:
+    message = refused(f"builders:{function}", image_shape=(3, 8, 8))
+    assert message.startswith(f"model 'builders:{function}': failed when called with num_classes: {reason}: ")
+    assert "image_shape is passed only to an argument of that name" in message
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("schemas")
+@pytest.mark.parametrize("function", ["resnet18", "squeezenet1_1", "mobilenet_v3_small", "regnet_x_400mf"])
+def test_builders_of_torchvision(function: str) -> None:
+    model = made(f"torchvision.models:{function}").eval()
+    build = getattr(importlib.import_module("torchvision.models"), function)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        inner = build(num_classes=10).eval()
+    images = torch.rand(2, 3, 64, 64)
+    assert torch.equal(model(images), inner(images))
 
 
 def test_unsuitable_functions_are_refused(mine: str, tmp_path: Path) -> None:

@@ -242,6 +242,35 @@ def test_paths_in_overrides_are_relative_to_the_working_directory(tmp_path: Path
     assert recipe.teacher.checkpoint == str((tmp_path / "here" / "t.safetensors").resolve())
 
 
+@pytest.mark.parametrize(
+    ("given", "found"),
+    [
+        ("hf:vit", "hf:{base}/vit"),
+        ("hf:vit@pretrained", "hf:{base}/vit@pretrained"),
+        ("hf:./vit", "hf:{base}/vit"),
+        ("hf:../nets/v i t@pretrained", "hf:{above}/nets/v i t@pretrained"),
+        ("hf:owner/there", "hf:{base}/owner/there"),
+        ("hf:owner/on-the-hub", "hf:owner/on-the-hub"),
+        ("timm:resnet18@pretrained", "timm:resnet18@pretrained"),
+        ("nets:make", "nets:make"),
+    ],
+)
+def test_the_folder_of_a_model_is_relative_to_the_recipe(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: str, found: str
+) -> None:
+    base = tmp_path / "recipes"
+    (base / "owner" / "there").mkdir(parents=True)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    wanted = found.format(base=base, above=tmp_path)
+    (base / "w.pth").touch()
+    text = f'extends = "{KD}"\n[student]\nmodel = "{given}"\n[teacher]\nmodel = "{given}"\n'
+    recipe = load_recipe(write(base / "r.toml", text + 'checkpoint = "w.pth"\n'))
+    assert (recipe.student.model, recipe.teacher.model) == (wanted, wanted)
+    monkeypatch.chdir(base)
+    assert load_recipe(PLAIN, [f"student.model={given}"]).student.model == wanted
+
+
 @pytest.mark.parametrize("key", ["teacher.checkpoint", "student.checkpoint"])
 def test_a_missing_checkpoint_is_not_taken_from_the_working_directory(
     tmp_path: Path, monkeypatch, key: str

@@ -124,7 +124,7 @@ def test_weights_of_a_model_from_outside_fit_as_its_own_library_saves_them(tmp_p
         load_weights(other, name)
         assert torch.equal(other.model[1].weight, model.model[1].weight)
     torch.save({"else": torch.zeros(1)}, "else.pth")
-    with pytest.raises(BadInput, match=r"does not fit External: missing: model\.1\.weight"):
+    with pytest.raises(BadInput, match=r"does not fit theirnet:make: missing: 1\.weight"):
         load_weights(model, "else.pth")
 
 

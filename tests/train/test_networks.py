@@ -4,12 +4,13 @@ import pytest
 import torch
 
 from dotkd.errors import BadInput
+from dotkd.models import create_model
 from dotkd.recipe import load_recipe, recipe_text
 from dotkd.recipe.load import make_recipe
 from dotkd.runs import read_run
 from dotkd.train import evaluate
 from dotkd.train.loop import train
-from dotkd.train.networks import load_student
+from dotkd.train.networks import build_student, build_teacher, load_student
 
 SHORT = ["schedule.epochs=3", "student.model=small/mlp16"]
 
@@ -81,3 +82,52 @@ def test_a_recipe_beside_a_checkpoint_does_not_decide_what_code_is_run(run, tmp_
     (tmp_path / "checkpoints" / "last.pt").write_bytes((run / "checkpoints" / "last.pt").read_bytes())
     with pytest.raises(BadInput, match="made by the function 'os:getcwd'"):
         load_student(tmp_path / "checkpoints" / "last.pt")
+
+
+@pytest.fixture(scope="module")
+def two_sets(tmp_path_factory):
+    """A file with plain weights and their average, and both networks."""
+    nets = [create_model("small/mlp16", 10, image_shape=(1, 8, 8)) for _ in range(2)]
+    path = tmp_path_factory.mktemp("weights") / "net.pth"
+    torch.save({"model": nets[0].state_dict(), "ema": nets[1].state_dict(), "epoch": 3}, path)
+    return path, *nets
+
+
+def test_a_recipe_chooses_among_the_weights_of_a_file(two_sets):
+    path, plain, average = two_sets
+    start = [*SHORT, f"student.checkpoint={path}"]
+    with pytest.warns(UserWarning, match="took the weights 'model'; checkpoint_key = 'ema'"):
+        student = build_student(load_recipe("quick/digits-plain", start))
+    assert torch.equal(student.fc.weight, plain.fc.weight)
+    chosen = load_recipe("quick/digits-plain", [*start, "student.checkpoint_key=ema"])
+    assert torch.equal(build_student(chosen).fc.weight, average.fc.weight)
+    assert torch.equal(load_student(path, chosen)[0].fc.weight, average.fc.weight)
+    given = ["teacher.model=small/mlp16", f"teacher.checkpoint={path}", "teacher.checkpoint_key=ema"]
+    taught = load_recipe("quick/digits-kd", given)
+    assert torch.equal(build_teacher(taught, path).fc.weight, average.fc.weight)
+
+
+def test_the_key_of_a_start_does_not_choose_in_the_runs_own_files(two_sets, tmp_path):
+    path, _, average = two_sets
+    start = [*SHORT, "schedule.epochs=1", f"student.checkpoint={path}", "student.checkpoint_key=ema"]
+    recipe = load_recipe("quick/digits-plain", [*start, "optimizer.lr=1e-9"])
+    train(recipe, tmp_path / "run")
+    for file in ("", "checkpoints/last.pt"):
+        student = load_student(tmp_path / "run" / file, recipe)[0]
+        torch.testing.assert_close(student.fc.weight, average.fc.weight)
+
+
+@pytest.mark.parametrize("table", ["student", "teacher"])
+def test_a_key_without_its_file_is_refused(table):
+    with pytest.raises(BadInput, match=rf"{table}: checkpoint_key goes with"):
+        load_recipe("quick/digits-kd", [f"{table}.checkpoint_key=ema"])
+
+
+def test_another_file_or_network_does_not_keep_the_key(tmp_path):
+    base = tmp_path / "base.toml"
+    base.write_text(
+        'extends = "quick/digits-plain"\n[student]\ncheckpoint = "a.pth"\ncheckpoint_key = "ema"\n'
+    )
+    assert load_recipe(base).student.checkpoint_key == "ema"
+    for change in ("student.checkpoint=b.pth", "student.model=small/mlp64"):
+        assert load_recipe(base, [change]).student.checkpoint_key is None

@@ -11,13 +11,15 @@ import json
 import math
 import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from functools import partial
+from importlib.metadata import version
 from itertools import pairwise
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import ModuleType
 from typing import Any
 
@@ -34,6 +36,7 @@ PRETRAINED = "@pretrained"
 _LIBRARIES = {"timm": "timm", "hf": "transformers"}
 _EXAMPLES = {"timm": "'timm:resnet18'", "hf": "'hf:microsoft/resnet-18' or 'hf:FOLDER'"}
 _FUNCTION = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
+_HUB_NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*")  # owner/name
 _SHOWN = 5  # names that a message lists
 
 
@@ -61,6 +64,16 @@ def runs_own_code(name: str) -> bool:
 def brings_weights(name: str) -> bool:
     """Tell whether a name loads pretrained weights: ``timm:NAME@pretrained`` or ``hf:NAME@pretrained``."""
     return name.partition(":")[0] in _LIBRARIES and name.endswith(PRETRAINED)
+
+
+def absolute_name(name: str, base: Path) -> str:
+    """Return ``hf:FOLDER`` with the folder taken from ``base``; other models and names on the hub stay."""
+    source, _, rest = name.partition(":")
+    bare = rest.removesuffix(PRETRAINED)
+    folder = (base / Path(bare).expanduser()).resolve()
+    if source != "hf" or not bare.strip() or (_HUB_NAME.fullmatch(bare) and not folder.is_dir()):
+        return name
+    return f"hf:{folder}{rest.removeprefix(bare)}"
 
 
 # ---------------------------------------------------------------- creation
@@ -92,10 +105,10 @@ class _Request:
 
 @dataclass(frozen=True)
 class _Loaded:
-    """A model as its source returned it, with its preprocessing and its feature paths.
+    """A model as its source returned it, with its preprocessing, its feature paths and its configuration.
 
-    ``declared`` and the result of ``probe(model, prepared_images)`` are arguments of External. The probe runs
-    in evaluation mode without gradients; if it fails, the declared paths are used.
+    ``configuration``, ``declared`` and the result of ``probe(model, prepared_images)`` are arguments of
+    External. The probe runs in evaluation mode without gradients; if it fails, the declared paths are used.
     """
 
     model: nn.Module
@@ -108,6 +121,7 @@ class _Loaded:
     class_names: tuple[str, ...] = ()
     new_head: bool = False
     lacks_normalisation: bool = False
+    configuration: Mapping[str, str] = field(default_factory=dict)
 
 
 def create_external(
@@ -119,11 +133,13 @@ def create_external(
     std: Sequence[float] = (),
     pretrained: bool = True,
     fine_tune: bool = False,
+    configuration: Mapping[str, str] | None = None,
 ) -> External:
     """Create an external model; :func:`dotkd.models.create_model` documents the arguments."""
     normalised = bool(mean or std)
     request = _Request(name, num_classes, image_shape, pretrained, fine_tune, normalised)
-    loaded = _LOADERS.get(request.source, _load_function)(request)
+    with _folder_of(request, configuration or {}) as request:
+        loaded = _LOADERS.get(request.source, _load_function)(request)
     if not normalised:
         mean, std = loaded.mean, loaded.std
     wrap = partial(External, loaded.model, num_classes, name, size=loaded.size, mean=mean, std=std)
@@ -133,7 +149,21 @@ def create_external(
     model.made_for = made_for
     model.class_names, model.new_head = loaded.class_names, loaded.new_head
     model.lacks_normalisation = loaded.lacks_normalisation
+    model.configuration = loaded.configuration
     return model
+
+
+@contextmanager
+def _folder_of(request: _Request, configuration: Mapping[str, str]) -> Iterator[_Request]:
+    """Put the configuration of a model of transformers into a folder, and ask for that folder instead."""
+    if not configuration or request.source != "hf":
+        yield request
+        return
+    with TemporaryDirectory() as folder:
+        for name in _CONFIGURATION:
+            if name in configuration:
+                (Path(folder) / name).write_text(configuration[name], encoding="utf-8")
+        yield replace(request, name=f"hf:{folder}", pretrained=False)
 
 
 def _find_features(plain: External, loaded: _Loaded, image_shape: tuple[int, int, int]) -> dict[str, Any]:
@@ -164,11 +194,34 @@ def _import_library(request: _Request) -> ModuleType:
 def _broken_library(request: _Request, error: Exception) -> BadInput:
     return BadInput(
         f"model {request.name!r}: {_LIBRARIES[request.source]} is installed but cannot be imported: "
-        f"{_one_line(error)}; check that torchvision matches torch"
+        f"{_import_failure(error)}"
     )
 
 
-def _one_line(error: Exception) -> str:
+def _import_failure(error: BaseException) -> str:
+    """Tell why an import failed; where torchvision is of another build than torch, which one to install."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    reason = _one_line(error)
+    return f"{reason}; {_matching_torchvision()}" if "torchvision" in reason else reason
+
+
+def _matching_torchvision() -> str:
+    """Name the torchvision that belongs to this torch: 0.15 to 2.0, 0.16 to 2.1, and so on."""
+    torch_version = version("torch")  # torch.__version__ may name a build that the package does not
+    parts = re.fullmatch(r"2\.(\d+)\.(\d+)(\+(?:cpu|cu\d+|rocm[\d.]+|xpu))?", torch_version)
+    if parts is None:
+        return f"install the torchvision that was built with torch {torch_version}"
+    minor, patch, build = int(parts[1]), parts[2], parts[3] or ""
+    wanted = f"0.{minor + 15}.{patch}{build}"
+    index = f" --index-url https://download.pytorch.org/whl/{build[1:]}" if build else ""
+    return (
+        f"torch {torch_version} needs torchvision {wanted}: pip install --force-reinstall --no-deps "
+        f"torchvision=={wanted}{index}"
+    )
+
+
+def _one_line(error: BaseException) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
@@ -305,6 +358,8 @@ def channels_first(feature: Tensor) -> Tensor:
 def _load_transformers(request: _Request) -> _Loaded:
     transformers = _import_library(request)
     folder = Path(request.bare)
+    if not folder.is_dir() and not _HUB_NAME.fullmatch(request.bare):
+        raise BadInput(f"model {request.name!r}: no folder {request.bare!r}")
     # A local folder is read with its weights, a name on the hub only with '@pretrained'.
     load = request.pretrained and (request.tagged or any(folder.glob("*.safetensors")))
     if request.pretrained and not load and any(folder.glob("pytorch_model*.bin")):
@@ -313,6 +368,7 @@ def _load_transformers(request: _Request) -> _Loaded:
         )
     try:
         config = transformers.AutoConfig.from_pretrained(request.bare, trust_remote_code=False)
+        own = transformers.utils.cached_file(request.bare, _CONFIGURATION[0])
         if load:
             _check_weights_fit(request, config)
         names = tuple(str(name) for _, name in sorted((config.id2label or {}).items()))
@@ -354,6 +410,11 @@ def _load_transformers(request: _Request) -> _Loaded:
         class_names=names if load and not new_head else (),
         new_head=new_head,
         lacks_normalisation=unknown,
+        configuration={
+            name: Path(path).read_text(encoding="utf-8")
+            for name, path in zip(_CONFIGURATION, (own, file), strict=True)
+            if path is not None
+        },
     )
 
 
@@ -397,6 +458,7 @@ def _in_classifier(key: str) -> bool:
 
 
 _PREPROCESSOR = "preprocessor_config.json"
+_CONFIGURATION = ("config.json", _PREPROCESSOR)
 
 
 def _preprocessor_file(transformers: Any, request: _Request) -> Path | None:
@@ -526,7 +588,7 @@ def _load_function(request: _Request) -> _Loaded:
         if not callable(function):
             raise BadInput(f"model {name!r}: module {module!r} has no function {function_name!r}")
         known = {"num_classes": request.num_classes, "image_shape": request.image_shape}
-        model = function(**{key: known[key] for key in _accepted_arguments(name, function)})
+        model = _call_factory(name, function, known)
     if not isinstance(model, nn.Module):
         raise BadInput(f"model {name!r}: must return a torch.nn.Module, got {type(model).__name__}")
     declared = _declared_paths(name, model)
@@ -557,30 +619,47 @@ def _import_module(name: str, module: str) -> ModuleType:
     importlib.invalidate_caches()
     try:
         return importlib.import_module(module)
-    except ImportError as error:
+    except (ImportError, RuntimeError) as error:  # RuntimeError: torchvision built for another torch
         if isinstance(error, ModuleNotFoundError) and f"{module}.".startswith(f"{error.name}."):
             raise BadInput(
                 f"unknown model {name!r}: no module {error.name!r} in the current folder or on Python's path"
             ) from None
-        raise BadInput(f"model {name!r}: module {module!r} cannot be imported: {_one_line(error)}") from error
+        raise BadInput(
+            f"model {name!r}: module {module!r} cannot be imported: {_import_failure(error)}"
+        ) from error
 
 
-def _accepted_arguments(name: str, function: Callable[..., Any]) -> list[str]:
-    """Return the arguments to pass; checked before the call, so that no unsuitable function runs."""
+def _call_factory(name: str, function: Callable[..., Any], known: dict[str, Any]) -> Any:
+    """Call a function with the arguments that it takes; one that cannot be called so is refused before."""
     try:
         signature = inspect.signature(function)
     except ValueError:  # functions written in C may have no signature
         signature = inspect.Signature()
-    for keys in (["num_classes", "image_shape"], ["num_classes"]):
-        try:
-            signature.bind(**dict.fromkeys(keys))
-        except TypeError:
-            continue
-        return keys
-    raise BadInput(
-        f"model {name!r}: must accept the keyword arguments num_classes and image_shape, or num_classes "
-        f"alone; its arguments are {signature}"
-    )
+    named = signature.parameters
+    # Functions with **kwargs mostly pass them on to a class, and classes take num_classes.
+    passed_on = any(parameter.kind is parameter.VAR_KEYWORD for parameter in named.values())
+    arguments = {
+        key: value for key, value in known.items() if key in named or (passed_on and key == "num_classes")
+    }
+    try:
+        if "num_classes" not in arguments:
+            raise TypeError
+        signature.bind(**arguments)
+    except TypeError:
+        raise BadInput(
+            f"model {name!r}: must accept the keyword arguments num_classes and image_shape, or num_classes "
+            f"alone; its arguments are {signature}"
+        ) from None
+    try:
+        return function(**arguments)
+    except (TypeError, KeyError) as error:
+        if not passed_on:
+            raise
+        told = " and ".join(arguments)
+        raise BadInput(
+            f"model {name!r}: failed when called with {told}: {type(error).__name__}: {_one_line(error)}; "
+            f"its arguments are {signature}: image_shape is passed only to an argument of that name"
+        ) from error
 
 
 @contextmanager

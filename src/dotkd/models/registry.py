@@ -4,7 +4,7 @@ A name is ``DATASET/MODEL``; without a data set it means CIFAR-100. Models for C
 take images of any size, so both data sets have all of them. Names with a colon are external models.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from difflib import SequenceMatcher
 from functools import partial
 
@@ -89,6 +89,7 @@ def create_model(
     std: Sequence[float] = (),
     pretrained: bool = True,
     fine_tune: bool = False,
+    configuration: Mapping[str, str] | None = None,
 ) -> ImageModel:
     """Create a model by name, initialised as published, from torch's global random generator.
 
@@ -106,9 +107,11 @@ def create_model(
       Weights that are used as they are want the input that they were trained with: pretrained models of timm
       and transformers resize images as their configuration says, and a folder without
       ``preprocessor_config.json`` needs ``mean`` and ``std``.
-    - ``module:function``: your own function. ``function(num_classes=..., image_shape=...)``, or with
-      ``num_classes`` alone, returns a module. The current folder is searched first. The name runs this
-      code: do not use a stranger's recipe next to a stranger's files.
+    - ``module:function``: your own function, or a builder such as ``torchvision.models:resnet18``.
+      ``function(num_classes=..., image_shape=...)``, or with ``num_classes`` alone, returns a module. A
+      function with ``**kwargs`` gets ``num_classes``, and ``image_shape`` only if it names it. The current
+      folder is searched first. The name runs this code: do not use a stranger's recipe next to a
+      stranger's files.
 
     Args:
         name: A name from :func:`model_names`, where a name without a data set means CIFAR-100, or the name of
@@ -122,6 +125,8 @@ def create_model(
             ones, because other weights will be loaded.
         fine_tune: Whether pretrained weights will be trained on. Then images keep their size where the
             architecture allows it, and weights may come without a mean and a standard deviation.
+        configuration: :attr:`External.configuration` of an earlier model of the same ``hf:`` name, from which
+            this one is made with random weights, without the folder or the hub.
 
     Returns:
         The model, on the CPU, in training mode.
@@ -147,5 +152,6 @@ def create_model(
             std=std,
             pretrained=pretrained,
             fine_tune=fine_tune,
+            configuration=configuration,
         )
     return _MODELS[full](num_classes=num_classes, image_shape=image_shape, mean=mean, std=std)

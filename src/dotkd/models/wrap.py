@@ -8,6 +8,7 @@ import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import torch
@@ -47,6 +48,8 @@ class External(ImageModel):
             [B, D].
 
     Attributes:
+        configuration: Files, as name -> text, from which the inner model is made again; empty for all but
+            models of transformers.
         lacks_normalisation: Whether nothing says how the images of the weights were normalised.
 
     Raises:
@@ -63,6 +66,7 @@ class External(ImageModel):
     """
 
     lacks_normalisation: bool = False
+    configuration: Mapping[str, str] = MappingProxyType({})
 
     def __init__(
         self,

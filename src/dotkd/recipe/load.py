@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from dotkd.errors import BadInput
 from dotkd.features import KINDS
-from dotkd.models.external import brings_weights, is_external
+from dotkd.models.external import absolute_name, brings_weights, is_external
 from dotkd.recipe._messages import lines
 from dotkd.recipe.tables import NO_FOLDERS, Recipe, Teacher, tables
 
@@ -84,6 +84,8 @@ _PATHS = (
     ("teacher", "recipe"),
     ("teacher", "checkpoint"),
     ("student", "checkpoint"),
+    ("teacher", "model"),
+    ("student", "model"),
     ("run", "teacher_cache"),
 )
 
@@ -269,9 +271,11 @@ def _overlaid(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
             if key == "teacher" and (brings or new.keys() & {"recipe", "checkpoint"}):
                 gone = set(Teacher.model_fields)
             elif key == "student" and new.get("model") != old.get("model") and "model" in new:
-                gone = {"checkpoint", "new_head", *KINDS}  # of the other network
+                gone = {"checkpoint", "checkpoint_key", "new_head", *KINDS}  # of the other network
                 if is_external(str(new["model"])):
                     gone |= {"mean", "std"}  # external models have their own
+            elif key == "student" and "checkpoint" in new:
+                gone = {"checkpoint_key"}  # of the other file
             elif isinstance(new.get("name"), str) and new["name"] != old.get("name"):
                 gone = old.keys() - _keys_of(key, new["name"])
             kept[key] = {k: v for k, v in old.items() if k not in gone}
@@ -299,6 +303,8 @@ def _anchored(place: tuple[str, ...], value: Any, folder: Path) -> Any:
     """Make a path absolute; the name of a recipe or of a data set on the hub stays."""
     if not isinstance(value, str) or not value:
         return value
+    if place[1:] == ("model",):
+        return absolute_name(value, folder)
     path = (folder / value).resolve()
     if place == ("teacher", "recipe"):
         name = value.removesuffix(".toml")

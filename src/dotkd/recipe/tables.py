@@ -201,6 +201,13 @@ class Network(Table):
         ),
     ] = None
 
+    checkpoint_key: Annotated[
+        str | None,
+        Field(
+            description="Which weights of `checkpoint` to take where it holds several, such as `ema`; none: "
+            "those that fit, plain ones before an average."
+        ),
+    ] = None
     new_head: Annotated[
         bool,
         Field(
@@ -214,6 +221,8 @@ class Network(Table):
         check_normalisation(self.mean, self.std)
         if self.new_head and getattr(self, "checkpoint", None) is None:
             raise ValueError("new_head goes with 'checkpoint': it is about the classifier there")
+        if self.checkpoint_key is not None and getattr(self, "checkpoint", None) is None:
+            raise ValueError("checkpoint_key goes with 'checkpoint': it names the weights to take there")
         return self
 
     def paths(self) -> dict[str, str]:
@@ -295,6 +304,8 @@ class Teacher(Network):
             raise ValueError(
                 "image_size goes with 'checkpoint' or 'model'; a recipe trains on the data's size"
             )
+        if self.checkpoint_key is not None and self.model is None:
+            raise ValueError("checkpoint_key goes with 'model': a student's file has one set of weights")
         if self.new_head and self.model is None:
             raise ValueError("new_head goes with 'model': a student's file names a network with its head")
         return self

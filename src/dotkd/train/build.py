@@ -4,7 +4,7 @@
 adds the parts that need the teacher's weights. Networks are made in :mod:`dotkd.train.networks`.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -110,13 +110,19 @@ class Prepared:
         )
 
 
-def build_run(recipe: Recipe, teacher: Path | nn.Module | None = None) -> RunState:
+def build_run(
+    recipe: Recipe,
+    teacher: Path | nn.Module | None = None,
+    configuration: Mapping[str, str] | None = None,
+) -> RunState:
     """Build a run at its beginning.
 
     Args:
         recipe: The recipe.
         teacher: The file of the teacher's weights, or a network, which becomes the run's own. None: the
             recipe's ``teacher.checkpoint``, if it has one.
+        configuration: Of the student's network, for weights that come later: ``configuration`` of
+            :func:`dotkd.models.create_model`.
 
     Returns:
         The run.
@@ -131,7 +137,7 @@ def build_run(recipe: Recipe, teacher: Path | nn.Module | None = None) -> RunSta
         >>> len(run.data.train), type(run.optimizer).__name__
         (1200, 'SGD')
     """
-    prepared = check_recipe(recipe, teacher)
+    prepared = check_recipe(recipe, teacher, configuration)
     if prepared.untrained is not None:
         raise BadInput(
             f"{recipe.name}: its teacher, of recipe {prepared.untrained.recipe.name!r}, is not trained yet: "
@@ -140,13 +146,18 @@ def build_run(recipe: Recipe, teacher: Path | nn.Module | None = None) -> RunSta
     return prepared.start()
 
 
-def check_recipe(recipe: Recipe, teacher: Path | nn.Module | Recipe | None = None) -> Prepared:
+def check_recipe(
+    recipe: Recipe,
+    teacher: Path | nn.Module | Recipe | None = None,
+    configuration: Mapping[str, str] | None = None,
+) -> Prepared:
     """Build a run, and its teacher's, before anything is written, and try it on a few images.
 
     Args:
         recipe: The recipe.
         teacher: The file of the teacher's weights, a network, which becomes the run's own, or the recipe that
             trains it first. None: as the recipe says.
+        configuration: As in :func:`build_run`.
 
     Returns:
         The run, ready to :meth:`~Prepared.start` once its teacher is trained.
@@ -178,7 +189,7 @@ def check_recipe(recipe: Recipe, teacher: Path | nn.Module | Recipe | None = Non
     refuse_new_head(recipe, network, method)
     if network is not None:
         _order_teacher(recipe, network, method, data.train)
-    student = build_student(recipe, facts)
+    student = build_student(recipe, facts, configuration)
     if lacks_normalisation(student):
         student.set_normalisation(*channel_statistics(data.train))
     distiller = build_distiller(recipe, student.to(device), network, method, data.train, device)

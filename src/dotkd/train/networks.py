@@ -47,6 +47,7 @@ def build_model(
     *,
     pretrained: bool = True,
     fine_tune: bool = False,
+    configuration: Mapping[str, str] | None = None,
 ) -> ImageModel:
     """Make a network for images.
 
@@ -56,6 +57,7 @@ def build_model(
         facts: Shape of the images, number of classes.
         pretrained: Whether to load the weights that the name promises; else a file has them.
         fine_tune: Whether these weights will be trained on.
+        configuration: Of the network, where a file brings it.
 
     Returns:
         The network, with fresh weights from torch's generator or with those of its name.
@@ -69,15 +71,19 @@ def build_model(
         std=table.std,
         pretrained=pretrained,
         fine_tune=fine_tune,
+        configuration=configuration,
     )
 
 
-def build_student(recipe: Recipe, facts: DataFacts | None = None) -> ImageModel:
+def build_student(
+    recipe: Recipe, facts: DataFacts | None = None, configuration: Mapping[str, str] | None = None
+) -> ImageModel:
     """Make the student of a recipe, with the weights of its seed or of its checkpoint.
 
     Args:
         recipe: The recipe.
         facts: Of its data; None: they are looked up.
+        configuration: Of the network, for weights that come later; None: as the model or the checkpoint says.
 
     Returns:
         The student, on the CPU. Torch's global generator is left as it was.
@@ -94,6 +100,7 @@ def build_student(recipe: Recipe, facts: DataFacts | None = None) -> ImageModel:
             facts or recipe.data.facts(),
             pretrained=table.checkpoint is None,
             fine_tune=True,
+            configuration=configuration or _configuration(table.checkpoint),
         )
     if table.checkpoint is not None:
         _load(student, Path(table.checkpoint), table)
@@ -127,7 +134,9 @@ def build_teacher(recipe: Recipe, path: Path | None, facts: DataFacts | None = N
         with torch.random.fork_rng(devices=[]):
             # A head that is drawn is the same in all runs: the teacher does not belong to a seed.
             torch.manual_seed(random_stream(0, "teacher.init").initial_seed())
-            model = build_model(table.model, table, facts, pretrained=path is None)
+            model = build_model(
+                table.model, table, facts, pretrained=path is None, configuration=_configuration(path)
+            )
         if path is not None:
             _load(model, path, table)
             metadata = _metadata(path)
@@ -157,18 +166,11 @@ def lacks_normalisation(network: nn.Module) -> bool:
 def _load(model: ImageModel, path: Path, table: Network) -> None:
     """Load a file's weights, without its classifier where the recipe wants a new one."""
     if not table.new_head:
-        load_weights(model, path)
+        load_weights(model, path, table.checkpoint_key)
         return
     if not model.classifier_path:
         raise BadInput(f"new_head: {path}: {type(model).__name__} has no classifier that is one layer")
-    weights = read_weights(path)
-    inner = isinstance(model, External) and not any(name.startswith("model.") for name in weights)
-    head = {
-        name.removeprefix("model.") if inner else name: tensor
-        for name, tensor in model.state_dict().items()
-        if name.startswith(f"{model.classifier_path}.")
-    }
-    assign_weights(model, {**weights, **head}, path)
+    assign_weights(model, read_weights(path), path, table.checkpoint_key, without=model.classifier_path)
     model.new_head = True
 
 
@@ -227,7 +229,13 @@ def describe_student(student: nn.Module, facts: DataFacts, classes: tuple[str, .
     """Describe what a student is made for, so that it can be made again without the images."""
     model = image_model(student)
     mean, std = ((), ()) if model is None else (model.mean, model.std)
-    return MadeFor(**facts._asdict(), classes=classes, mean=_numbers(mean), std=_numbers(std))
+    return MadeFor(
+        **facts._asdict(),
+        classes=classes,
+        mean=_numbers(mean),
+        std=_numbers(std),
+        configuration=model.configuration if isinstance(model, External) else {},
+    )
 
 
 def _numbers(values: Tensor | tuple[()]) -> tuple[float, ...]:
@@ -280,21 +288,28 @@ def read_student(
     if recipe is None:
         recipe, made_for = _own_recipe(path)
         refuse_own_code(recipe, path)
-    weights = read_weights(path)
+    entries = read_weights(path)
     made_for = made_for or MadeFor(**recipe.data.facts()._asdict())
-    model = build_model(recipe.student.model, recipe.student, made_for, pretrained=False)
+    model = build_model(
+        recipe.student.model,
+        recipe.student,
+        made_for,
+        pretrained=False,
+        configuration=made_for.configuration or _configuration(path),
+    )
     _take_made_for(model, made_for)
     student: nn.Module = model
     method = None if recipe.method is None else create_method(**recipe.method)
-    if isinstance(method, Method):
-        if type(method).deployable_like is not Method.deployable_like and not is_safetensors(path):
-            whole = read_weights(path, objective=True)
-            weights = {name.removeprefix("method."): tensor for name, tensor in whole.items()}
+    if isinstance(method, Method) and type(method).deployable_like is not Method.deployable_like:
+        whole = next(iter(entries.values()))
+        weights = {name.removeprefix("method."): tensor for name, tensor in whole.items()}
         try:
-            student = method.deployable_like(student, weights, recipe.student.paths())
+            student, entries = method.deployable_like(student, weights, recipe.student.paths()), {"": weights}
         except ValueError as error:
             raise BadInput(f"{path}: {error}") from None
-    assign_weights(student, weights, path)
+    started = recipe.student.checkpoint
+    key = recipe.student.checkpoint_key if started and Path(started).resolve() == path.resolve() else None
+    assign_weights(student, entries, path, key)
     return StudentFile(student.eval(), recipe, made_for)
 
 
@@ -317,10 +332,9 @@ def refuse_own_code(recipe: Recipe, path: Path) -> None:
 
 def _own_recipe(path: Path) -> tuple[Recipe, MadeFor | None]:
     """The recipe of a file: in its metadata, or in the run folder around a checkpoint."""
-    run = path.parent.parent
-    if path.parent.name == Path(LAST).parent.name and (run / RECIPE).is_file():
-        known = read_json(run / ENVIRONMENT) if (run / ENVIRONMENT).is_file() else {}
-        return load_recipe(run / RECIPE), _made_for(known.get(MADE_FOR), run / ENVIRONMENT)
+    run = _run_around(path)
+    if run is not None:
+        return load_recipe(run / RECIPE), read_made_for(run)
     metadata = _metadata(path)
     if "recipe" not in metadata:
         raise BadInput(
@@ -331,6 +345,29 @@ def _own_recipe(path: Path) -> tuple[Recipe, MadeFor | None]:
     if made_for is None and recipe.data.name in _UNNAMED:
         raise BadInput(f"{path}: lacks the shape of its images; give its recipe (--recipe)")
     return recipe, made_for
+
+
+def _run_around(path: Path) -> Path | None:
+    """The run folder of a checkpoint, if it is in one."""
+    run = path.parent.parent
+    return run if path.parent.name == Path(LAST).parent.name and (run / RECIPE).is_file() else None
+
+
+def read_made_for(run: Path) -> MadeFor | None:
+    """What a run folder says of its student; None in folders of older runs."""
+    known = read_json(run / ENVIRONMENT) if (run / ENVIRONMENT).is_file() else {}
+    return _made_for(known.get(MADE_FOR), run / ENVIRONMENT)
+
+
+def _configuration(path: str | Path | None) -> dict[str, str]:
+    """The configuration of a network that comes with its weights: in the metadata, or in the run folder."""
+    if path is None or not Path(path).is_file():
+        return {}
+    run, metadata = _run_around(Path(path)), _metadata(Path(path))
+    made_for = None if run is None else read_made_for(run)
+    if "recipe" in metadata:
+        made_for = _parsed(metadata["recipe"], path)[1]
+    return {} if made_for is None else made_for.configuration
 
 
 def _parsed(text: str, path: str | Path) -> tuple[Recipe, MadeFor | None]:
