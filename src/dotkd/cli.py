@@ -6,6 +6,7 @@ import io
 import os
 import sys
 import traceback
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ParamSpec
@@ -67,10 +68,23 @@ def main() -> None:
     if "--debug" in sys.argv[1:]:
         os.environ[DEBUG] = "1"
         sys.argv = [word for word in sys.argv if word != "--debug"]
+    warnings.formatwarning = _one_line
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # terminals that lack a character
     app()
+
+
+_default_format = warnings.formatwarning
+
+
+def _one_line(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+) -> str:
+    """Word a warning of this package like an error, without a place in the code."""
+    if Path(filename).is_relative_to(Path(__file__).parent):
+        return f"dotkd: {message}\n"
+    return _default_format(message, category, filename, lineno, line)
 
 
 def verb(example: str, group: typer.Typer = app) -> Callable[[Callable[_P, None]], Callable[_P, None]]:

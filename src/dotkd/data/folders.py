@@ -155,7 +155,7 @@ def _encoded(
     count: int | None = None,
     unlabelled: str = "",
 ) -> tuple[Sequence[str], dict[str, Part]]:
-    """List the class folders of all parts, ``others`` by the name of their split; classes must be the same."""
+    """List the class folders of all parts, ``others`` by the name of their split."""
     passed: list[Path] = []
     found = {
         name: _list_classes(root / folder, passed, count=count, besides=unlabelled)

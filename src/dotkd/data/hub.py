@@ -388,7 +388,7 @@ class _Parquet:
         if role == "train" or split not in files:
             return told
         drawn = "test_share=0.2" if role == "test" else "validation=500"
-        return f"{told}; images of {split!r} are taken by {role}_split='{split}[80%:]' or {drawn}"
+        return f"{told}; {role}_split='{split}[80%:]' or {drawn} takes images of {split!r}"
 
     def _open(self, files: Files) -> Encoded:
         """Read labels and class names; the images stay encoded."""
