@@ -106,7 +106,7 @@ def exit_codes(command: Callable[_P, None]) -> Callable[_P, None]:
     @functools.wraps(command)
     def run(*args: _P.args, **kwargs: _P.kwargs) -> None:
         try:
-            command(*args, **kwargs)
+            command(*args, **{name: _expanded(value) for name, value in kwargs.items()})  # type: ignore[arg-type]
         except (typer.Exit, typer.Abort):
             raise
         except BaseException as error:
@@ -118,6 +118,14 @@ def exit_codes(command: Callable[_P, None]) -> Callable[_P, None]:
             raise typer.Exit(code) from None
 
     return run
+
+
+def _expanded(value: object) -> object:
+    """Put the home folder for the ``~`` of a path, or of each of a list: shells leave it in ``--output=~/x``."""
+    if isinstance(value, list):
+        return [_expanded(one) for one in value]
+    # The method of Path raises for a user that does not exist.
+    return Path(os.path.expanduser(value)) if isinstance(value, Path) else value  # noqa: PTH111
 
 
 def _message(error: BaseException) -> tuple[str, int] | None:

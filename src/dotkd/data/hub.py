@@ -449,8 +449,7 @@ class _Parquet:
         for row, label in enumerate(labels):
             if not isinstance(label, str | int) and not self._is_none(label):
                 raise BadInput(
-                    f"{where}, row {row}: {self.label_column} must be a whole number, a text, or null for no "
-                    f"label, got {label!r}"
+                    f"{where}, row {row}: {self.label_column} must be a whole number or a text, got {label!r}"
                 )
         return _Labels(where, paths, labels)
 

@@ -1,6 +1,7 @@
 """Data sets by name: the table of sources and their options, the splits drawn from them, and the digits."""
 
 import inspect
+import os
 import re
 from collections.abc import Callable
 from importlib import resources
@@ -392,6 +393,7 @@ def data_facts(name: str, root: str | Path = "", **options: Any) -> DataFacts:
     given = _given(name, options)
     entry = _SOURCES[name]
     if str(root) and entry.opens is not None:
+        root = _expanded(root)
         defaults = {key: parameter.default for key, parameter in _keywords(entry.load).items()}
         return entry.opens(root, **(defaults | given)).facts()
     size = given.get("image_size")
@@ -426,11 +428,17 @@ def load_data(name: str, *, root: str | Path = "", **options: Any) -> Splits[Ima
         right = repr("") if str(root) else entry.root
         raise BadInput(f"root must be {right} for {name}, got {str(root)!r}")
     try:
-        return entry.load(root, **given)
+        return entry.load(_expanded(root), **given)
     except BadInput:
         raise
     except ValueError as error:
         raise BadInput(f"{name}: {error}") from error
+
+
+def _expanded(root: str | Path) -> str | Path:
+    """Put the home folder for ``~``; a name of the hub stays a text, and a path a path."""
+    # The method of Path raises for a user that does not exist.
+    return os.path.expanduser(root) if str(root).startswith("~") else root  # noqa: PTH111
 
 
 def _given(name: str, options: dict[str, Any]) -> dict[str, Any]:
