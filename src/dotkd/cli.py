@@ -121,7 +121,7 @@ def exit_codes(command: Callable[_P, None]) -> Callable[_P, None]:
 
 
 def _expanded(value: object) -> object:
-    """Put the home folder for the ``~`` of a path, or of each of a list: shells leave it in ``--output=~/x``."""
+    """Put the home folder for ``~`` in paths: shells leave it in ``--output=~/x``."""
     if isinstance(value, list):
         return [_expanded(one) for one in value]
     # The method of Path raises for a user that does not exist.

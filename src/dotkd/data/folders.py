@@ -139,6 +139,9 @@ def _list_classes(folder: Path, passed: list[Path], *, count: int | None, beside
         shown = {entry.name: entry.is_dir() for entry in entries if not entry.name.startswith(".")}
     names = sorted(name for name, is_folder in shown.items() if is_folder and name != besides)
     passed += sorted(folder / name for name, is_folder in shown.items() if not is_folder)
+    for name in names:
+        if os.fsencode(name) != name.encode(errors="replace"):
+            raise BadInput(f"{folder}: the name of the folder {name!r} is no UTF-8: rename it")
     if len(names) != count if count else len(names) < 2:
         wanted = f"{count} folders" if count else "at least two folders"
         have = f"has {len(names)}" if count else f"has {_some(names) or 'none'}"

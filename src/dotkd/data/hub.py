@@ -561,8 +561,8 @@ def load_hub(
         train_split: split or slice to train on, and to draw validation images from.
         test_split: split or slice to test on.
         validation_split: split or slice to validate on; empty for none.
-        test_share: share of each class of ``train_split`` to set aside as the test split, in (0, 1), the
-            same images whatever the seed; 0 for data with a test split of their own.
+        test_share: share of each class to set aside as the test split, in (0, 1), the same images
+            whatever the seed, drawn from ``train_split``; 0 for data with a test split of their own.
         config: configuration, for a data set that has several.
         image_size: height and width to resize all images to; 0 keeps their size.
         stream: whether to decode each image when it is needed, in worker processes.
