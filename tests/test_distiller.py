@@ -534,6 +534,70 @@ def test_labels_must_fit(labels):
         Distiller(*pair())(batch()[0], labels)
 
 
+SOME = torch.tensor([0, -100, 2, -100, -100, 1, 1, -100])  # the labels of eight images
+
+
+@pytest.mark.parametrize("method", ["kd", "dkd", "nkd", "dist"])
+@pytest.mark.parametrize("known", [torch.tensor([0, 2, 5, 6]), torch.tensor([], dtype=torch.int64)])
+def test_labels_of_some_images(method, known):
+    student, teacher = pair()
+    images, labels = batch()[0], torch.full((8,), -100).index_copy(0, known, SOME[known])
+    distiller = Distiller(student, teacher, method).eval()
+    found = distiller(images, labels)
+    if not len(known):
+        assert found.raw_task == 0
+        found.task.backward()
+        assert all(not param.grad.any() for param in student.parameters())
+    else:
+        wanted = functional.cross_entropy(student(images[known]), SOME[known])
+        torch.testing.assert_close(found.raw_task, wanted.detach())
+    if method in ("kd", "dist"):  # which read no label: all images teach
+        torch.testing.assert_close(found.raw_distill, distiller(images, labels.clamp(min=0)).raw_distill)
+    elif len(known):
+        torch.testing.assert_close(found.raw_distill, distiller(images[known], SOME[known]).raw_distill)
+    else:
+        assert found.raw_distill == 0
+
+
+@pytest.mark.parametrize("method", [None, "label_smoothing", "tf_kd"])
+def test_labels_of_some_images_without_a_teacher(method):
+    plain = Distiller(pair()[0], method=method).eval()
+    images, known = batch()[0], SOME >= 0
+    found, wanted = plain(images, SOME), plain(images[known], SOME[known])
+    torch.testing.assert_close(found.task, wanted.task)
+    torch.testing.assert_close(found.raw_task, wanted.raw_task)
+    assert plain(images, torch.full((8,), -100)).task == 0
+
+
+@pytest.mark.parametrize(
+    ("row", "got"),
+    [
+        ((1, 0, 1), "row 3 with the least entry 0 and the sum 2"),
+        ((0, 0, 0), "row 3 with the least entry 0 and the sum 0"),
+        ((1.5, -0.5, 0), "row 3 with the least entry -0.5 and the sum 1"),
+        ((math.nan, 0, 1), "row 3 .* the sum nan"),
+    ],
+)
+@pytest.mark.parametrize("teacher", [True, False])
+def test_rows_that_are_no_probabilities(row, got, teacher):
+    student, other = pair()
+    labels = functional.one_hot(torch.arange(8) % 3).float()
+    distiller = Distiller(student, other if teacher else None)
+    distiller(batch()[0], labels)
+    labels[3] = torch.tensor(row)
+    with pytest.raises(ValueError, match=f"labels must be class numbers, or rows of probabilities .* {got}"):
+        distiller(batch()[0], labels)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_rows_of_probabilities_in_any_precision(dtype):
+    student, teacher = pair()
+    rows = torch.rand(8, 3).softmax(dim=1)
+    found = Distiller(student, teacher).eval()(images := batch()[0], rows.to(dtype))
+    wanted = functional.cross_entropy(student(images), rows)
+    torch.testing.assert_close(found.raw_task.float(), wanted.detach(), rtol=0.01, atol=0)
+
+
 @pytest.mark.parametrize(("shape", "got"), [((8,), r"\[8\]"), (None, "float")])
 def test_a_method_must_return_a_scalar(shape, got):
     def wrong(student, teacher, target):

@@ -12,6 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+UNLABELLED = -100  # the label of an image without one: torch's `ignore_index`
+
 
 def describe(value: object) -> str:
     """Dtype and shape of a tensor; the ``repr`` of anything else."""

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from dotkd import analysis, records
+from dotkd._validate import UNLABELLED
 from dotkd.data import Batch, Images
 from dotkd.errors import BadInput
 from dotkd.recipe import Recipe, load_recipe
@@ -478,6 +479,7 @@ def _measure(
 def _choose(data: Images, count: int) -> Images:
     """Random images, the same ones for all runs on these data."""
     order = torch.randperm(len(data), generator=random_stream(0, "analysis.images"))
+    order = order[(data.labels.cpu() != UNLABELLED)[order]]
     return data.subset(order[:count].to(data.device))
 
 

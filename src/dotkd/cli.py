@@ -6,6 +6,7 @@ import io
 import os
 import sys
 import traceback
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ParamSpec
@@ -67,10 +68,23 @@ def main() -> None:
     if "--debug" in sys.argv[1:]:
         os.environ[DEBUG] = "1"
         sys.argv = [word for word in sys.argv if word != "--debug"]
+    warnings.formatwarning = _one_line
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # terminals that lack a character
     app()
+
+
+_default_format = warnings.formatwarning
+
+
+def _one_line(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+) -> str:
+    """Word a warning of this package like an error, without a place in the code."""
+    if Path(filename).is_relative_to(Path(__file__).parent):
+        return f"dotkd: {message}\n"
+    return _default_format(message, category, filename, lineno, line)
 
 
 def verb(example: str, group: typer.Typer = app) -> Callable[[Callable[_P, None]], Callable[_P, None]]:
@@ -92,7 +106,7 @@ def exit_codes(command: Callable[_P, None]) -> Callable[_P, None]:
     @functools.wraps(command)
     def run(*args: _P.args, **kwargs: _P.kwargs) -> None:
         try:
-            command(*args, **kwargs)
+            command(*args, **{name: _expanded(value) for name, value in kwargs.items()})  # type: ignore[arg-type]
         except (typer.Exit, typer.Abort):
             raise
         except BaseException as error:
@@ -104,6 +118,14 @@ def exit_codes(command: Callable[_P, None]) -> Callable[_P, None]:
             raise typer.Exit(code) from None
 
     return run
+
+
+def _expanded(value: object) -> object:
+    """Put the home folder for ``~`` in paths: shells leave it in ``--output=~/x``."""
+    if isinstance(value, list):
+        return [_expanded(one) for one in value]
+    # The method of Path raises for a user that does not exist.
+    return Path(os.path.expanduser(value)) if isinstance(value, Path) else value  # noqa: PTH111
 
 
 def _message(error: BaseException) -> tuple[str, int] | None:

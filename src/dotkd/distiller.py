@@ -10,13 +10,15 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from dotkd.features import FeaturePath, Taps, pair_paths
+from dotkd.losses._numerics import task_loss
 from dotkd.methods.base import Method, Outputs, Setting, TaskMethod
 from dotkd.methods.registry import as_method, create_method
 
 __all__ = ["Distiller", "Losses"]
+
+_ROUNDED_ROW = 0.01  # how far bfloat16 may move the sum of a row of probabilities
 
 
 @dataclass(frozen=True, eq=False)
@@ -160,6 +162,7 @@ class Distiller(nn.Module):
         self.teacher_dtype = teacher_dtype
         self.student_paths: dict[str, str] = {}
         self.teacher_paths: dict[str, str] = {}
+        self._checked_rows = False
         if teacher is None:
             if taps:
                 raise ValueError(f"taps {sorted(taps)} are for methods with a teacher, and there is none")
@@ -216,8 +219,9 @@ class Distiller(nn.Module):
 
         Args:
             images: ``[B, ...]``, the input of both models.
-            labels: ``[B]`` int64 class numbers, or ``[B, C]`` floating-point probabilities (mixed
-                labels) with a method that reads no labels.
+            labels: ``[B]`` int64 class numbers, -100 for images without a label; or ``[B, C]``
+                floating-point probabilities (mixed labels) with a method that reads no labels. The task
+                loss, and the loss of a method that reads labels, is the mean over the labelled images.
             index: ``[B]`` int64 numbers of the samples in their data set, for methods with memory.
             progress: Share of the run that is over, in [0, 1]; drives the warm-up.
             teacher_outputs: Outputs of the teacher for these images, as :meth:`teach` returned them.
@@ -228,11 +232,14 @@ class Distiller(nn.Module):
 
         Raises:
             ValueError: If ``progress`` lies outside [0, 1], the labels or the two models' logits
-                do not fit together, ``teacher_outputs`` are of other images or lack a feature that the
-                method reads, or the method does not return a scalar.
+                do not fit together, a row of labels is no probabilities, ``teacher_outputs`` are of
+                other images or lack a feature that the method reads, or the method does not return a
+                scalar.
             TypeError: If a model returns something other than a tensor.
         """
         student = _outputs("student", self.student, self.student_paths, images)
+        if labels.shape == student.logits.shape:
+            self._check_rows(labels)
         if self.teacher is None:
             return self.compare(student, None, labels)
         teacher = self.teach(images) if teacher_outputs is None else self._given(teacher_outputs, images)
@@ -270,13 +277,13 @@ class Distiller(nn.Module):
             if not isinstance(method, Method) or teacher is None:
                 logits = student.logits
                 logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-                raw = {"task": functional.cross_entropy(logits, labels)}
+                raw = {"task": task_loss(logits, labels)}
                 task = raw["task"] if method is None else method(logits, labels)
                 return Losses({"task": task}, {"task": raw["task"].detach()}, student.logits)
             ours = student.in_float32()
             weights = self.weights(progress)
             logits = method.task_logits(ours)
-            raw = {"task": functional.cross_entropy(logits, labels)}
+            raw = {"task": task_loss(logits, labels)}
             raw |= _checked(
                 method, method(ours, teacher.in_float32(), labels, index=index, progress=progress)
             )
@@ -408,6 +415,24 @@ class Distiller(nn.Module):
             raise ValueError(
                 f"labels must be int64 class numbers {list(shape[:1])}{either}, got {labels.dtype} "
                 f"{list(labels.shape)}"
+            )
+
+    def _check_rows(self, labels: Tensor) -> None:
+        """Refuse rows that are no probabilities, such as several classes at 1."""
+        # Reading the values waits for the device: beside a CPU the first batch stands for the others.
+        if not labels.is_floating_point() or torch.compiler.is_compiling():
+            return
+        if labels.device.type != "cpu":
+            if self._checked_rows:
+                return
+            self._checked_rows = True
+        sums = labels.float().sum(dim=1)
+        wrong = ((labels < 0).any(dim=1) | ~((sums - 1).abs() <= _ROUNDED_ROW)).nonzero()
+        if len(wrong):
+            row = int(wrong[0])
+            raise ValueError(
+                "labels must be class numbers, or rows of probabilities (>= 0, with the sum 1), got "
+                f"row {row} with the least entry {labels[row].min():g} and the sum {sums[row]:g}"
             )
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Distiller":

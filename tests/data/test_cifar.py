@@ -352,7 +352,7 @@ def test_a_file_that_is_no_parquet(small, harm):
 def test_a_folder_in_the_place_of_a_file(small):
     path = small / "train-1.parquet"
     path.mkdir()
-    assert refusal(small).startswith(f"{path} cannot be read: ")
+    assert refusal(small).startswith(f"{path} is broken or no parquet file: ")
 
 
 @pytest.mark.parametrize(

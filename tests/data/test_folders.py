@@ -2,7 +2,9 @@
 
 import io
 import os
+import struct
 import warnings
+import zlib
 
 import numpy as np
 import pytest
@@ -20,6 +22,8 @@ from dotkd.data import (
 )
 from dotkd.data.decode import centre_view
 from dotkd.errors import BadInput
+
+ENDINGS = ".bmp, .jpeg, .jpg, .pgm, .png, .ppm, .tif, .tiff, .webp"
 
 
 @pytest.fixture(autouse=True)
@@ -66,7 +70,6 @@ def same(a, b):
 
 
 def test_reads_classes_and_files_in_the_order_of_their_names(root):
-    (root / "train" / "bee" / "notes.txt").write_text("no image", encoding="utf-8")
     (root / "train" / "bee" / ".hidden.png").write_text("no image", encoding="utf-8")
     (root / "train" / ".cache").mkdir()
     train, validation, test = load_folder(root)
@@ -85,7 +88,7 @@ def test_val_is_the_test_where_there_is_no_test(root):
     assert same(load_folder(root).test, whole.test)
 
 
-@pytest.mark.parametrize("ending", ["png", "JPG", "jpeg", "webp", "bmp"])
+@pytest.mark.parametrize("ending", ["png", "JPG", "jpeg", "webp", "bmp", "tif", "TIFF", "ppm", "PGM"])
 def test_every_ending(root, ending):
     path = root / "train" / "ant" / f"9.{ending}"
     save(path)
@@ -117,6 +120,174 @@ def test_transparency_of_a_palette_is_dropped(root):
     image = picture().convert("P")
     image.save(path, transparency=bytes(range(200)))
     assert np.array_equal(load_folder(root).train.pixels[4].numpy(), rgb(image.convert("RGB")))
+
+
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF", "WEBP"])
+def test_the_orientation_of_a_photo_is_applied(root, stream, kind):
+    turned = Image.Exif()
+    turned[0x0112] = 6  # of a camera held upright
+    image = Image.new("RGB", (60, 40), (200, 0, 0))
+    image.paste((0, 0, 200), (30, 0, 60, 40))
+    image.save(root / "train" / "ant" / "0.png", kind, exif=turned)
+    train = load_folder(root, image_size=20, stream=stream, workers=0 if stream else None).train
+    found = train.batch([0]).images[0]
+    assert found[0, 2].mean() > 0.6 > 0.2 > found[0, -2].mean()  # red above, blue below
+    assert found[2, 2].mean() < 0.2 < 0.6 < found[2, -2].mean()
+
+
+def test_a_broken_orientation_is_none(root):
+    jpeg = encoded(picture(0, 40, 30))
+    broken = jpeg[:2] + b"\xff\xe1\x00\x10Exif\x00\x00II*\x00\x08\x00\x00" + jpeg[2:]
+    path = root / "train" / "ant" / "0.png"
+    path.write_bytes(broken)
+    with Image.open(io.BytesIO(jpeg)) as image:
+        wanted = rgb(centre_view(image, 16))
+    assert np.array_equal(load_folder(root, image_size=16).train.pixels[0].numpy(), wanted)
+
+
+@pytest.mark.parametrize(
+    ("others", "count", "example"),
+    [
+        (["train/ant/a.gif", "test/bee/b.txt"], "2 entries are", "train/ant/a.gif"),
+        (["train/list.csv"], "1 entry is", "train/list.csv"),
+        (["test/ant/deeper/0.png"], "1 entry is", "test/ant/deeper"),
+    ],
+)
+@pytest.mark.parametrize("stream", [True, False])
+def test_what_is_passed_over_is_told(root, others, count, example, stream):
+    for other in others:
+        (root / other).parent.mkdir(exist_ok=True)
+        (root / other).touch()
+    workers = 0 if stream else None
+    with pytest.warns(UserWarning, match=f"^{root}: {count} passed over, such as {example}:") as told:
+        splits = load_folder(root, image_size=8, stream=stream, workers=workers)
+    assert len(told) == 1
+    assert [len(splits.train), len(splits.test)] == [8, 4]
+
+
+def test_a_limit_on_pixels(root, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)  # not ours: images of 30 pixels are read
+    assert len(load_folder(root, max_image_pixels=30).train) == 8
+    assert Image.MAX_IMAGE_PIXELS == 10
+    told = "has 6 x 5 = 30 pixels, above the limit of 29: max_image_pixels=30 raises it"
+    for options in ({}, {"image_size": 8, "stream": True, "workers": 0}):
+        with pytest.raises(BadInput) as caught:
+            load_folder(root, max_image_pixels=29, **options).train.batch([0])
+        assert str(caught.value) == f"{root / 'train' / 'ant' / '0.png'} {told}"
+    with pytest.raises(ValueError, match="max_image_pixels must be an integer >= 1, got 0"):
+        load_folder(root, max_image_pixels=0)
+
+
+def test_the_limit_is_that_of_pillow(root):
+    image = encoded(picture(), "PNG")
+    header = b"IHDR" + struct.pack(">II", 20_000, 10_000) + image[24:29]
+    path = root / "train" / "ant" / "0.png"
+    path.write_bytes(image[:12] + header + struct.pack(">I", zlib.crc32(header)) + image[33:])
+    assert refusal(root) == (
+        f"{path} has 20000 x 10000 = 200000000 pixels, above the limit of 178956970: "
+        "max_image_pixels=200000000 raises it"
+    )
+
+
+# ---------------------------------------------------------------- splits
+
+
+@pytest.mark.parametrize("name", ["val", "valid", "validation"])
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_folder_of_validation_images(root, name, stream):
+    options = {"image_size": 8, "stream": stream, "workers": 0 if stream else None}
+    plain = load_folder(root, **options)
+    for seed, kind in enumerate(("bee", "ant")):
+        save(root / name / kind / "7.png", picture(50 + seed))
+    train, validation, test = load_folder(root, **options)
+    wanted = [rgb(centre_view(picture(seed), 8)) for seed in (51, 50)]
+    found = (validation.batch([0, 1]).images * 255).round().byte().numpy()
+    assert np.array_equal(found, np.stack(wanted))
+    assert validation.labels.tolist() == [0, 1]
+    assert [part.checksum() for part in (train, test)] == [plain.train.checksum(), plain.test.checksum()]
+    assert data_facts("folder", root, image_size=8) == DataFacts(3, 8, 8, 2, 10, 4)
+    assert refusal(root, validation=1).startswith(
+        "validation must be 0 for data with validation images of their own, 2"
+    )
+
+
+def test_two_folders_of_validation_images(root):
+    save(root / "val" / "ant" / "0.png")
+    save(root / "valid" / "ant" / "0.png")
+    assert refusal(root) == f"root must hold one folder of validation images; {root} holds val, valid"
+
+
+def test_other_classes_of_validation_images(root):
+    save(root / "val" / "ant" / "0.png")
+    save(root / "val" / "cow" / "0.png")
+    told = (
+        f"{root / 'val'} must have the same class folders as {root / 'train'}; it lacks bee and has also cow"
+    )
+    assert refusal(root) == told
+
+
+@pytest.mark.parametrize("layout", ["flat", "train", "train and val"])
+def test_a_share_as_the_test(tmp_path, layout):
+    root = tmp_path / "files"
+    train = root if layout == "flat" else root / "train"
+    for first, (kind, count) in enumerate((("ant", 10), ("bee", 20))):
+        for number in range(count):
+            save(train / kind / f"{number}.png", picture(100 * first + number))
+    if layout == "train and val":
+        save(root / "val" / "ant" / "0.png", picture(500))
+        save(root / "val" / "bee" / "0.png", picture(501))
+    splits = load_folder(root, test_share=0.2)
+    assert splits.test.labels.bincount().tolist() == [2, 4]
+    assert splits.train.labels.bincount().tolist() == [8, 16]
+    parts = [splits.train, splits.test, *([splits.validation] if splits.validation else [])]
+    assert len(parts) == (3 if layout == "train and val" else 2)
+    images = {part.pixels[row].numpy().tobytes() for part in parts for row in range(len(part))}
+    assert len(images) == sum(map(len, parts)) == 30 + 2 * (len(parts) - 2)
+    streamed = load_folder(root, test_share=0.2, image_size=5, stream=True, workers=0)
+    assert torch.equal(streamed.test.labels, splits.test.labels)
+    if layout != "train and val":
+        again = load_folder(root, test_share=0.2, seed=7, validation=6)
+        assert same(again.test, splits.test)
+        assert len(again.validation) == 6
+    assert data_facts("folder", root, test_share=0.2)[3:] == splits.facts[3:]
+
+
+def test_a_share_that_leaves_nothing(root):
+    told = r"test_share must be left out for a root with test/, which {} has"
+    assert refusal(root, test_share=0.5) == told.format(root)
+    (root / "test").rename(root.parent / "old")
+    assert refusal(root, test_share=0.01) == (
+        "test_share=0.01 of 8 images with labels is 0: take another share"
+    )
+    for share in (1.0, -0.1, 2):
+        with pytest.raises(ValueError, match="test_share must be"):
+            load_folder(root, test_share=share)
+
+
+@pytest.mark.parametrize("flat", [True, False])
+def test_images_without_a_class(root, flat):
+    if flat:
+        root = (root / "train").rename(root.parent / "flat")
+    for number in range(3):
+        save(root / "more" / f"{number}.png", picture(70 + number))
+    options = {"unlabelled": "more", **({"test_share": 0.25} if flat else {})}
+    train, _, test = load_folder(root, **options)
+    assert train.classes == ("ant", "bee")
+    assert train.labels[-3:].tolist() == [-100] * 3
+    assert (train.labels[:-3] >= 0).all()
+    assert np.array_equal(train.pixels[-1].numpy(), rgb(picture(72)))
+    assert (test.labels >= 0).all()
+    drawn = load_folder(root, **options, validation=2, label_noise=1.0, seed=3)
+    assert (drawn.validation.labels >= 0).all()
+    assert int((drawn.train.labels == -100).sum()) == 3
+    assert [len(part) for part in drawn] == [len(train) - 2, 2, len(test)]
+    few = load_folder(root, **options, train_images=4).train
+    assert int((few.labels == -100).sum()) == 1  # as many of these as their share
+
+
+def test_a_missing_folder_of_images_without_a_class(root):
+    assert refusal(root, unlabelled="more").startswith(f"{root / 'more'} cannot be read: ")
 
 
 def test_splits_are_drawn(root):
@@ -172,7 +343,9 @@ def test_streamed_images_are_not_decoded_before_they_are_read(mixed, cache):
     assert np.array_equal((test.batch([3]).images[0] * 255).round().byte().numpy(), expected)
     with pytest.raises(BadInput) as caught:
         [batch for part in (train, validation) for batch in part.batches(4)]
-    assert str(caught.value) == f"{broken} is no image that can be decoded (PNG, JPEG, WebP or BMP)"
+    assert (
+        str(caught.value) == f"{broken} is no image that can be decoded (PNG, JPEG, WebP, BMP, TIFF or PPM)"
+    )
 
 
 def test_a_relative_root_may_be_left(mixed, monkeypatch):
@@ -208,7 +381,7 @@ def test_refuses_other_arguments(root, options, message):
 def test_decodes_once(tmp_path, root, cache, no_decoding):
     first = load_folder(root)
     (file,) = cache.iterdir()
-    assert file.name.startswith("folder-v1-")
+    assert file.name.startswith("folder-v2-")
     no_decoding()
     assert all(
         same(a, b) for a, b in ((first.train, load_folder(root).train), (first.test, load_folder(root).test))
@@ -240,9 +413,9 @@ def test_a_change_is_noticed(root, no_decoding, change):
 # ---------------------------------------------------------------- what is told
 
 
-def refusal(root):
+def refusal(root, **options):
     with pytest.raises(BadInput) as caught:
-        load_folder(root)
+        load_folder(root, **options)
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
@@ -259,7 +432,7 @@ def test_another_size(root):
 def test_an_unreadable_image(root, content):
     path = root / "train" / "bee" / "1.png"
     path.write_bytes(path.read_bytes()[:70] if content is None else content)
-    assert refusal(root) == f"{path} is no image that can be decoded (PNG, JPEG, WebP or BMP)"
+    assert refusal(root) == f"{path} is no image that can be decoded (PNG, JPEG, WebP, BMP, TIFF or PPM)"
 
 
 def test_more_than_eight_bits(root):
@@ -271,7 +444,7 @@ def test_more_than_eight_bits(root):
 def test_an_empty_class(root):
     folder = root / "train" / "cow"
     folder.mkdir()
-    told = f"{folder} must hold at least one image (.bmp, .jpeg, .jpg, .png, .webp), holds "
+    told = f"{folder} must hold at least one image ({ENDINGS}), holds "
     assert refusal(root) == told + "nothing"
     (folder / "a.gif").touch()
     assert refusal(root) == told + "a.gif"
@@ -298,7 +471,10 @@ def test_no_class_folders(root):
 
 
 def test_no_parts(root, tmp_path):
-    told = "root must hold train/ and test/ (or val/), each with one folder for each class; "
+    told = (
+        "root must hold train/ and test/ (or val/), each with one folder for each class, or with test_share, "
+        "such as 0.2, either train/ or the class folders themselves; "
+    )
     assert refusal(tmp_path / "x") == f"{told}{tmp_path / 'x'} is no folder"
     (root / "test").rename(root / "other")
     assert refusal(root) == f"{told}{root} holds other, train"
@@ -402,9 +578,15 @@ def test_what_is_found_in_the_wild(imagenet, first, content):
 @pytest.mark.parametrize(
     ("content", "told"),
     [
-        (encoded(picture(0, 400, 300))[:9000], "is no image that can be decoded (PNG, JPEG, WebP or BMP)"),
-        (b"", "is no image that can be decoded (PNG, JPEG, WebP or BMP)"),
-        (encoded(picture(0, 40, 30), "GIF"), "is no image that can be decoded (PNG, JPEG, WebP or BMP)"),
+        (
+            encoded(picture(0, 400, 300))[:9000],
+            "is no image that can be decoded (PNG, JPEG, WebP, BMP, TIFF or PPM)",
+        ),
+        (b"", "is no image that can be decoded (PNG, JPEG, WebP, BMP, TIFF or PPM)"),
+        (
+            encoded(picture(0, 40, 30), "GIF"),
+            "is no image that can be decoded (PNG, JPEG, WebP, BMP, TIFF or PPM)",
+        ),
         (
             encoded(Image.fromarray(np.full((5, 6), 40_000, dtype=np.uint16)), "PNG"),
             "must have 8 bits a channel, has the mode I;16",
@@ -459,9 +641,7 @@ def test_other_classes_of_imagenet(imagenet):
 def test_an_empty_class_of_imagenet(imagenet, first):
     away = first.rename(first.with_suffix(".txt"))
     try:
-        told = (
-            f"{first.parent} must hold at least one image (.bmp, .jpeg, .jpg, .png, .webp), holds {away.name}"
-        )
+        told = f"{first.parent} must hold at least one image ({ENDINGS}), holds {away.name}"
         assert imagenet_refusal(imagenet) == told
     finally:
         away.rename(first)
@@ -586,7 +766,7 @@ def test_wrong_images_of_tiny_imagenet(tiny):
     save_tiny(path, size=32)
     assert tiny_refusal(tiny).startswith(f"{path} must be 64x64, got 32x32")
     path.write_bytes(b"no image")
-    assert tiny_refusal(tiny) == f"{path} is no image that can be decoded (PNG, JPEG, WebP or BMP)"
+    assert tiny_refusal(tiny) == f"{path} is no image that can be decoded (PNG, JPEG, WebP, BMP, TIFF or PPM)"
     folder = tiny / "train" / TINY_WNIDS[5] / "images"
     (folder / f"{TINY_WNIDS[5]}_0.JPEG").unlink()
     assert tiny_refusal(tiny).startswith(f"{folder} must hold at least one image")

@@ -172,7 +172,7 @@ def test_decodes_once_and_notices_other_contents(tmp_path, root, cache, monkeypa
     first = load_hub(root)
     assert not (cache.parent / "hub").exists(), "parquet files were copied"
     (file,) = cache.iterdir()
-    assert file.name.startswith("hub-v1-")
+    assert file.name.startswith("hub-v2-")
     with monkeypatch.context() as patch:
         patch.setattr(hub.Encoded, "decode", refuse)
         assert same(load_hub(root).train, first.train)
@@ -201,6 +201,143 @@ def test_the_checksum_of_streamed_images(tmp_path, root):
     assert len({first, other_labels, checksum()}) == 3
 
 
+# ---------------------------------------------------------------- splits of one's own
+
+
+LABELS = [row % 3 for row in range(20)]
+IMAGES = [encoded(picture(900 + row)) for row in range(20)]
+
+
+@pytest.fixture
+def whole(tmp_path):
+    write(tmp_path / "whole", "train", LABELS, IMAGES, names=["cow", "ant", "bee"])
+    return tmp_path / "whole"
+
+
+def rows_of(part):
+    """The rows of the file that the images of a part come from."""
+    known = {rgb(picture(900 + row)).tobytes(): row for row in range(20)}
+    found = (part.batch(range(len(part))).images * 255).round().byte().numpy()
+    return [known[image.tobytes()] for image in found]
+
+
+@pytest.mark.parametrize(
+    ("options", "train", "validation", "test"),
+    [
+        ({"test_split": "train[80%:]"}, range(16), None, range(16, 20)),
+        ({"test_split": "train[:7]"}, range(7, 20), None, range(7)),
+        ({"test_split": "train[-5:]"}, range(15), None, range(15, 20)),
+        ({"test_split": "train[5:-5]"}, [*range(5), *range(15, 20)], None, range(5, 15)),
+        ({"train_split": "train[:50%]", "test_split": "train[80%:]"}, range(10), None, range(16, 20)),
+        (
+            {"validation_split": "train[60%:80%]", "test_split": "train[80%:]"},
+            range(12),
+            range(12, 16),
+            range(16, 20),
+        ),
+        # To the nearest row, as `datasets` rounds.
+        ({"test_split": "train[33%:66%]"}, [*range(7), *range(13, 20)], None, range(7, 13)),
+    ],
+)
+def test_slices(whole, options, train, validation, test):
+    found = load_hub(whole, **options)
+    assert [rows_of(part) for part in found if part is not None] == [
+        list(rows) for rows in (train, validation, test) if rows is not None
+    ]
+    assert found.train.labels.tolist() == [LABELS[row] for row in train]
+    assert found.test.labels.tolist() == [LABELS[row] for row in test]
+    assert data_facts("hub", whole, **options) == found.facts
+
+
+@pytest.mark.parametrize("bounds", ["[80%:]", "[:3]", "[33%:66%]", "[-4:]", "[93%:]"])
+def test_slices_are_those_of_the_library(whole, bounds):
+    library = datasets.load_dataset(str(whole), split=f"train{bounds}", features=None)
+    assert load_hub(whole, test_split=f"train{bounds}").test.labels.tolist() == library["label"]
+
+
+def test_slices_in_memory_and_streamed_are_alike(whole):
+    options = {"test_split": "train[5:9]", "validation_split": "train[15:]", "image_size": 5}
+    streamed = load_hub(whole, **options, stream=True, workers=0)
+    for one, other in zip(load_hub(whole, **options), streamed, strict=True):
+        assert same(one, other)
+    assert len({part.checksum() for part in streamed}) == 3
+    key = streamed.test.store.title(0)
+    assert key == f"{whole}, split 'train', row 5: image"
+
+
+def test_the_cache_tells_slices_apart(whole):
+    assert rows_of(load_hub(whole, test_split="train[80%:]").test) == [16, 17, 18, 19]
+    assert rows_of(load_hub(whole, test_split="train[:20%]").test) == [0, 1, 2, 3]
+    assert len(load_hub(whole, test_share=0.2).test) == 4
+    assert len(load_hub(whole, test_share=0.4).test) == 8
+
+
+def test_a_validation_split_by_name(root):
+    write(root, "dev", [2, 1], names=["cow", "ant", "bee"])
+    train, validation, test = load_hub(root, validation_split="dev")
+    assert validation.labels.tolist() == [2, 1]
+    assert [len(train), len(test)] == [6, 3]
+    told = refusal(root, validation_split="dev", validation=2)
+    assert told == "validation must be 0 for data with validation images of their own, 2 of them, got 2"
+
+
+@pytest.mark.parametrize("ordered", [True, False])
+def test_a_share_as_the_test(tmp_path, ordered):
+    root = tmp_path / "ordered"
+    write(root, "train", sorted(LABELS) if ordered else LABELS, IMAGES, names=["cow", "ant", "bee"])
+    found = load_hub(root, test_share=0.3)
+    assert sorted(rows_of(found.train) + rows_of(found.test)) == list(range(20))
+    assert found.test.labels.bincount().tolist() == [2, 2, 2]
+    again = load_hub(root, test_share=0.3, seed=5, validation=3, image_size=5, stream=True, workers=0)
+    assert again.test.labels.tolist() == found.test.labels.tolist()
+    assert data_facts("hub", root, test_share=0.3) == found.facts
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"test_split": "train"}, "test_split: 'train' has 20 images of train_split, 'train'"),
+        (
+            {"train_split": "train[:90%]", "test_split": "train[80%:]"},
+            "test_split: 'train[80%:]' has 2 images of train_split, 'train[:90%]'",
+        ),
+        (
+            {"train_split": "train[:90%]", "test_split": "train"},
+            "test_split: 'train' has 18 images of train_split, 'train[:90%]'",
+        ),
+        (
+            {"validation_split": "train[:5]", "test_split": "train[4:8]"},
+            "validation_split: 'train[:5]' has 1 images of test_split, 'train[4:8]'",
+        ),
+        ({"test_split": "train[:]"}, "train_split: the others leave no row of 'train'"),
+        ({"test_split": "train[7:7]"}, "test_split: 'train[7:7]' has none of the 20 rows"),
+        ({"test_split": "train[::2]"}, "test_split must be the name of a split, or a slice"),
+        ({"test_split": "train[80%"}, "test_split must be the name of a split, or a slice"),
+        ({"test_split": "train[:5]", "test_share": 0.2}, "test_split must be left out where test_share=0.2"),
+    ],
+)
+def test_splits_that_share_images_or_have_none(whole, options, told):
+    assert refusal(whole, **options).startswith(told)
+
+
+def test_a_missing_test_never_leads_to_the_training_images(whole):
+    assert refusal(whole) == (
+        "unknown test_split 'test' (known: train); test_split='train[80%:]' or test_share=0.2 takes images "
+        "of 'train'"
+    )
+
+
+@pytest.mark.parametrize("role", ["test", "validation"])
+def test_a_slice_of_rows_in_the_order_of_their_classes(tmp_path, role):
+    root = tmp_path / "ordered"
+    for split in ("train", "test"):
+        write(root, split, sorted(LABELS), IMAGES, names=["cow", "ant", "bee"])
+    told = refusal(root, **{f"{role}_split": "train[60%:]"})
+    assert told.startswith(
+        f"{role}_split: 'train[60%:]' has all images of 1 classes, such as 'bee', and leaves none"
+    )
+
+
 # ---------------------------------------------------------------- what is told
 
 
@@ -216,9 +353,16 @@ def test_missing_columns_and_splits(root):
         told = refusal(root, **{option: name})
         assert told.startswith(f"unknown {option} {name!r}; nearest: {nearest!r} (known: image, label)")
         assert told.endswith(f"{root}, split 'train'")
-    for option, name in (("train_split", "trian"), ("test_split", "valid")):
-        told = f"unknown {option} {name!r}; nearest: 'train' (known: test, train)"
-        assert refusal(root, **{option: name}) == told
+    assert refusal(root, train_split="trian") == (
+        "unknown train_split 'trian'; nearest: 'train' (known: test, train)"
+    )
+    assert refusal(root, test_split="tset") == (
+        "unknown test_split 'tset'; nearest: 'test' (known: test, train); test_split='train[80%:]' or "
+        "test_share=0.2 takes images of 'train'"
+    )
+    assert refusal(root, validation_split="val").endswith(
+        "validation_split='train[80%:]' or validation=500 takes images of 'train'"
+    )
 
 
 def test_configurations(root):
@@ -234,11 +378,12 @@ def test_configurations(root):
     assert len(load_hub(root, config="b").test) == 3
 
 
-@pytest.mark.parametrize("label", [-1, 3, None])
+@pytest.mark.parametrize("label", [-2, 3])
 def test_labels_outside_of_the_named_classes(root, label):
     write(root, "test", [0, label, 2], names=["cow", "ant", "bee"])
-    kind = "a whole number or a text" if label is None else "one of 3 classes, 0 to 2"
-    assert refusal(root) == f"{root}, split 'test', row 1: label must be {kind}, got {label!r}"
+    assert (
+        refusal(root) == f"{root}, split 'test', row 1: label must be one of 3 classes, 0 to 2, got {label}"
+    )
 
 
 def test_labels_without_names_that_are_none(tmp_path):
@@ -247,19 +392,67 @@ def test_labels_without_names_that_are_none(tmp_path):
     write(root, "test", ["ant", "eel"])
     told = f"{root}, split 'test', row 1: label must be one of 2 classes, 'ant' to 'bee', got 'eel'"
     assert refusal(root) == told
-    write(root, "test", ["ant", None])
-    assert refusal(root).endswith("row 1: label must be a whole number or a text, got None")
-    write(root, "train", [0.5, 1.5])
-    write(root, "test", [0.5, 1.5])
-    told = f"{root}, split 'train', row 0: label must be a whole number or a text, got 0.5"
+    for labels in ([0.5, 1.5], [0.0, 1.0], [[0, 1], [1, 1]]):
+        write(root, "train", labels)
+        write(root, "test", labels)
+        told = f"{root}, split 'train', row 0: label must be a whole number or a text, got {labels[0]!r}"
+        assert refusal(root) == told
+    write(root, "train", [-1, 1, -1])
+    told = (
+        f"{root}, split 'train': label must have at least two classes, has 1; null, -1 and -100 mean no label"
+    )
+    write(root, "test", [1, -1])
     assert refusal(root) == told
+
+
+# ---------------------------------------------------------------- images without a label
+
+
+@pytest.mark.parametrize(
+    ("names", "labels"),
+    [
+        (["cow", "ant", "bee"], [0, None, 2, None, 1, 1]),
+        (["cow", "ant", "bee"], [0, -1, 2, -1, 1, 1]),
+        (None, [10, -1, 30, -100, 20, 20]),
+        (None, ["ant", None, "cow", None, "bee", "bee"]),
+    ],
+)
+@pytest.mark.parametrize("stream", [True, False])
+def test_images_without_a_label_are_for_training(tmp_path, names, labels, stream):
+    root, wanted = tmp_path / "files", [0, -100, 2, -100, 1, 1]
+    write(root, "train", labels, names=names)
+    write(root, "test", labels[1:5], names=names)
+    options = {"image_size": 5, "stream": stream, "workers": 0 if stream else None}
+    train, _, test = load_hub(root, **options)
+    assert train.labels.tolist() == wanted
+    assert train.batch(range(6)).labels.tolist() == wanted
+    assert test.labels.tolist() == [2, 1]
+    assert data_facts("hub", root, image_size=5) == DataFacts(3, 5, 5, 3, 6, 2)
+    drawn = load_hub(root, **options, validation=2, label_noise=1.0)
+    assert (drawn.validation.labels >= 0).all()
+    assert sorted(drawn.train.labels.tolist())[:2] == [-100, -100]
+
+
+def test_a_test_without_labels(root):
+    write(root, "test", [-1, -1], names=["cow", "ant", "bee"])
+    assert refusal(root) == "the test images must have labels; none of the 2 has one"
+    assert len(load_hub(root, test_split="train[50%:]").test) == 3
+    assert len(load_hub(root, test_share=0.5).test) == 3
+
+
+def test_a_training_set_without_labels(root):
+    write(root, "train", [None] * 6, names=["cow", "ant", "bee"])
+    write(root, "test", [0, 1], names=["cow", "ant", "bee"])
+    assert load_hub(root).train.labels.tolist() == [-100] * 6
+    with pytest.raises(BadInput, match=r"^hub: validation must be an integer from 0 to 0, got 1$"):
+        load_data("hub", root=root, validation=1)
 
 
 def test_wrong_images(root):
     images = [encoded(picture(0)), b"no image", encoded(picture(2))]
     write(root, "test", [0, 1, 2], images, names=["cow", "ant", "bee"])
     row = f"{root}, split 'test', row 1: image"
-    assert refusal(root) == f"{row} is no image that can be decoded (PNG, JPEG, WebP or BMP)"
+    assert refusal(root) == f"{row} is no image that can be decoded (PNG, JPEG, WebP, BMP, TIFF or PPM)"
     images[1] = None
     write(root, "test", [0, 1, 2], images, names=["cow", "ant", "bee"])
     assert refusal(root) == f"{row} must hold the bytes of an image file, has none"

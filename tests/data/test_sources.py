@@ -62,7 +62,7 @@ def test_the_facts_of_the_digits_are_those_of_the_data():
 
 def test_options_are_those_of_the_loaders_with_their_descriptions():
     options = data_options()
-    assert set(options) == set(NAMES) | set(STREAM)
+    assert set(options) == {*NAMES, *STREAM, *SHARE, *MORE}
     assert options["image_size"].data_sets == ("folder", "hub", "imagenet")
     assert options["workers"].default is None
     for name, parameter in inspect.signature(load_hub).parameters.items():
@@ -78,8 +78,18 @@ def test_digits_are_those_of_their_loader():
         assert same(a, b)
 
 
-NAMES = {"image_column": "i", "label_column": "l", "train_split": "a", "test_split": "b", "config": "c"}
-STREAM = {"image_size": 64, "stream": True, "workers": 3}
+NAMES = {
+    "image_column": "i",
+    "label_column": "l",
+    "train_split": "a",
+    "test_split": "b",
+    "validation_split": "d",
+    "config": "c",
+}
+STREAM = {"image_size": 64, "stream": True, "workers": 3, "max_image_pixels": 9}
+SHARE = {"test_share": 0.5}
+MORE = {"unlabelled": "u"}
+OF_IMAGENET = {key: STREAM[key] for key in ("image_size", "workers", "max_image_pixels")}
 
 
 @pytest.mark.parametrize(
@@ -88,9 +98,9 @@ STREAM = {"image_size": 64, "stream": True, "workers": 3}
         ("cifar10", {}),
         ("cifar100", {}),
         ("tiny_imagenet", {}),
-        ("folder", STREAM),
-        ("imagenet", {"image_size": 64, "workers": 3}),
-        ("hub", STREAM | NAMES),
+        ("folder", STREAM | SHARE | MORE),
+        ("imagenet", OF_IMAGENET),
+        ("hub", STREAM | SHARE | NAMES),
     ],
 )
 def test_a_loader_gets_every_argument_that_is_not_as_it_would_be_anyway(monkeypatch, name, options):
@@ -111,8 +121,8 @@ def test_a_loader_gets_every_argument_that_is_not_as_it_would_be_anyway(monkeypa
 
 @pytest.mark.parametrize("name", ["cifar10", "cifar100", "digits", "tiny_imagenet", "folder", "imagenet"])
 def test_refuses_options_of_other_data_sets(name):
-    reads = {"folder": {*STREAM}, "imagenet": {"image_size", "workers"}}.get(name, set())
-    for key, value in (STREAM | NAMES).items():
+    reads = {"folder": {*STREAM, *SHARE, *MORE}, "imagenet": {*OF_IMAGENET}}.get(name, set())
+    for key, value in (STREAM | SHARE | MORE | NAMES).items():
         if key not in reads:
             right = {"image_size": "0", "stream": "False", "workers": "None", "config": "''"}
             told = (

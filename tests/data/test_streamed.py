@@ -243,7 +243,7 @@ def test_an_unreadable_image_is_one_line(broken, workers):
     next(batches)
     with pytest.raises(BadInput) as caught:
         next(batches)
-    assert str(caught.value) == f"{path} is no image that can be decoded (PNG, JPEG, WebP or BMP)"
+    assert str(caught.value) == f"{path} is no image that can be decoded (PNG, JPEG, WebP, BMP, TIFF or PPM)"
     assert multiprocessing.active_children() == []
     path.unlink()
     with pytest.raises(BadInput, match=r"40\.png cannot be read: No such file or directory$"):

@@ -452,11 +452,36 @@ def test_both_need_the_same_shape(loss):
 
 
 @pytest.mark.parametrize("loss", ALL.values(), ids=ALL)
-@pytest.mark.parametrize("label", [-100, -1, 4])
+@pytest.mark.parametrize("label", [-101, -1, 4])
 def test_a_class_out_of_range_is_an_error_of_torch(loss, label):
     student, teacher, _ = batch(rows=1)
     with pytest.raises(RuntimeError, match="out of bounds"):
         loss(student, teacher, torch.tensor([label]))
+
+
+@pytest.mark.parametrize("loss", ALL.values(), ids=ALL)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_rows_without_a_label_do_not_count(loss, dtype):
+    student, teacher, target = batch(rows=7)
+    student, teacher = student.detach().to(dtype).requires_grad_(), teacher.to(dtype)
+    known = torch.tensor([1, 2, 5])
+    some = torch.full_like(target, -100).index_copy(0, known, target[known])
+    found = loss(student, teacher, some)
+    (gradient,) = torch.autograd.grad(found, student)
+    wanted = loss(student[known], teacher[known], target[known])
+    (alone,) = torch.autograd.grad(wanted, student)
+    torch.testing.assert_close(found, wanted)
+    torch.testing.assert_close(gradient, alone)
+
+
+@pytest.mark.parametrize("loss", ALL.values(), ids=ALL)
+def test_without_any_label_the_loss_is_zero_and_so_is_its_gradient(loss):
+    student, teacher, target = batch(rows=4)
+    student = student.detach().requires_grad_()
+    found = loss(student, teacher, torch.full_like(target, -100))
+    (gradient,) = torch.autograd.grad(found, student)
+    assert not any(found if isinstance(found, tuple) else [found])
+    assert not gradient.any()
 
 
 @pytest.mark.parametrize(("loss", "option"), [(dkd_loss, "alpha"), (dkd_loss, "beta"), (nkd_loss, "gamma")])

@@ -15,6 +15,7 @@ from dotkd.errors import BadInput, Diverged, RunFailed
 from dotkd.recipe import Recipe
 from dotkd.records import TunedArm, Tuning
 from dotkd.runs import TRIALS, TUNING, write_record
+from dotkd.train.build import build_data
 from dotkd.train.loop import check_folder
 from dotkd.train.step import OnStep
 
@@ -70,7 +71,7 @@ def check_tunable(arms: Iterable[Recipe]) -> None:
         BadInput: An arm has none.
     """
     for recipe in arms:
-        if not recipe.data.validation:
+        if not recipe.data.validation and build_data(recipe.data).validation is None:
             raise BadInput(f"{recipe.name}: --tune-lr needs data.validation > 0, got 0")
 
 

@@ -8,10 +8,9 @@ in; torch's global generator is never used.
 from dotkd.data.augment import Augmentation, RandomResizedCrop, crop_flip
 from dotkd.data.folders import ImageFiles, load_folder, load_imagenet, load_tiny_imagenet
 from dotkd.data.hub import load_cifar, load_cifar10, load_cifar100, load_hub
-from dotkd.data.images import Batch, DataFacts, ImageData, Images
+from dotkd.data.images import Batch, DataFacts, ImageData, Images, Splits
 from dotkd.data.sources import (
     DataOption,
-    Splits,
     add_label_noise,
     data_facts,
     data_options,

@@ -5,27 +5,36 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageOps
 
+from dotkd._validate import UNLABELLED
 from dotkd.data.images import Arrays, DataFacts
 from dotkd.errors import BadInput
 
+MAX_PIXELS = 178_956_970  # of an image that Pillow opens
+
 
 class Accepted(NamedTuple):
-    """Image files to accept: Pillow's names of formats and modes; width and height, None for any."""
+    """Image files to accept, and whether to turn them as their EXIF orientation says.
+
+    Formats and modes have Pillow's names; ``size`` is width and height, None for any.
+    """
 
     formats: tuple[str, ...]
     modes: tuple[str, ...]
     size: tuple[int, int] | None = None
+    upright: bool = False
+    max_pixels: int = MAX_PIXELS
 
 
 # The modes are those that Pillow converts to eight bits a channel without clipping.
 ANY_IMAGE = Accepted(
-    ("PNG", "JPEG", "WEBP", "BMP"), ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr")
+    ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "PPM"),
+    ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr"),
 )
 _TITLES = {"WEBP": "WebP"}
 
@@ -35,12 +44,12 @@ def decode(content: str | Path | bytes, title: str, accepted: Accepted = ANY_IMA
 
     The format is read from the content, not from the name. Grey, palette, CMYK and black-and-white
     images become RGB; transparency is dropped, and the colour below it stays. The EXIF orientation is
-    not applied, as in the pipelines that published numbers come from.
+    applied if ``accepted`` says so. Of a file with several pages the first one is read.
 
     Args:
         content: path of a file, or its bytes.
         title: name of the image in messages.
-        accepted: formats and modes to accept.
+        accepted: what to accept.
 
     Returns:
         The image.
@@ -64,10 +73,15 @@ def decode(content: str | Path | bytes, title: str, accepted: Accepted = ANY_IMA
 
 @contextmanager
 def _without_warnings() -> Iterator[None]:
-    """Silence Pillow on broken EXIF blocks and transparency in palettes."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)
-        yield
+    """Silence Pillow on broken EXIF blocks and transparency in palettes, and lift its limit of pixels."""
+    limit = Image.MAX_IMAGE_PIXELS
+    Image.MAX_IMAGE_PIXELS = None  # `Accepted` has its own
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)
+            yield
+    finally:
+        Image.MAX_IMAGE_PIXELS = limit
 
 
 class _Unreadable(Exception):
@@ -78,9 +92,16 @@ def _decode(content: str | Path | bytes, accepted: Accepted) -> Image.Image:
     try:
         source = io.BytesIO(content) if isinstance(content, bytes) else content
         with Image.open(source, formats=accepted.formats) as file:
-            mode = file.mode
+            mode, (width, height) = file.mode, file.size
+            if width * height > accepted.max_pixels:
+                raise _Unreadable(
+                    f"has {width} x {height} = {width * height} pixels, above the limit of "
+                    f"{accepted.max_pixels}: max_image_pixels={width * height} raises it"
+                )
             if mode in accepted.modes:
-                return file.convert("RGB")
+                return (_upright(file) if accepted.upright else file).convert("RGB")
+    except _Unreadable:
+        raise
     except Exception as error:  # Pillow raises many types on broken bytes
         if isinstance(error, OSError) and error.strerror:  # from the file system
             raise _Unreadable(f"cannot be read: {error.strerror}") from error
@@ -90,6 +111,14 @@ def _decode(content: str | Path | bytes, accepted: Accepted) -> Image.Image:
         "8 bits a channel" if accepted.modes == ANY_IMAGE.modes else f"the mode {' or '.join(accepted.modes)}"
     )
     raise _Unreadable(f"must have {allowed}, has the mode {mode}")
+
+
+def _upright(file: Image.Image) -> Image.Image:
+    file.load()
+    try:
+        return ImageOps.exif_transpose(file)
+    except Exception:  # Pillow raises many types on broken EXIF blocks
+        return file
 
 
 Numbers = NDArray[np.float64]
@@ -165,12 +194,20 @@ class Store(Protocol):
         """Identify the images without reading all of them."""
         ...
 
+    def pick(self, numbers: NDArray[np.int64]) -> Self:
+        """Return the images of some numbers, in ascending order, numbered anew."""
+        ...
+
 
 class Part(NamedTuple):
     """Encoded images with their class numbers [N], int64."""
 
     images: Store
     labels: NDArray[np.int64]
+
+    def pick(self, numbers: NDArray[np.int64]) -> "Part":
+        """Return the images of some numbers, in ascending order."""
+        return Part(self.images.pick(numbers), self.labels[numbers])
 
 
 class Encoded(NamedTuple):
@@ -180,16 +217,25 @@ class Encoded(NamedTuple):
     train: Part
     test: Part
     accepted: Accepted = ANY_IMAGE
+    validation: Part | None = None
+
+    def parts(self) -> dict[str, Part]:
+        """Return the parts by the name of their split."""
+        own = {} if self.validation is None else {"validation": self.validation}
+        return {"train": self.train, "test": self.test, **own}
 
     def facts(self, size: int = 0) -> DataFacts:
         """Return shape and size; the first image is decoded where nothing else says how large it is."""
         width, height = (size, size) if size else self._native_size()
-        return DataFacts(3, height, width, len(self.classes), len(self.train.labels), len(self.test.labels))
+        # Images to measure on count if they have a label.
+        counts = {name: int((part.labels != UNLABELLED).sum()) for name, part in self.parts().items()}
+        train = len(self.train.labels) + counts.get("validation", 0)
+        return DataFacts(3, height, width, len(self.classes), train, counts["test"])
 
     def decode(self, size: int = 0) -> Arrays:
         """Decode all images, resized to squares where a size is given; else all must have one size."""
         arrays: Arrays = {"classes": np.array(self.classes)}
-        for name, part in (("train", self.train), ("test", self.test)):
+        for name, part in self.parts().items():
             arrays[f"{name}_pixels"] = self._pixels(part, size)
             arrays[f"{name}_labels"] = part.labels
         return arrays

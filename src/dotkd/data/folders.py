@@ -2,21 +2,23 @@
 
 import hashlib
 import os
+import warnings
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from itertools import accumulate, chain
+from functools import cached_property, partial
+from itertools import accumulate
 from pathlib import Path
 from typing import Unpack
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
-from dotkd._validate import check_integer
-from dotkd.data.decode import ANY_IMAGE, Encoded, Part, decode
-from dotkd.data.images import DataFacts, ImageData, Images, cached_images
-from dotkd.data.sources import SplitOptions, Splits, check_streaming, load_splits, source
+from dotkd._validate import UNLABELLED, check_integer
+from dotkd.data.decode import ANY_IMAGE, MAX_PIXELS, Accepted, Encoded, Part, decode
+from dotkd.data.images import DataFacts, ImageData, Images, Splits, cached_images
+from dotkd.data.sources import SplitOptions, check_streaming, check_test_share, draw_test, load_splits, source
 from dotkd.data.streamed import StreamedImages, stream_parts
 from dotkd.errors import BadInput
 
@@ -24,7 +26,8 @@ from dotkd.errors import BadInput
 
 ClassFiles = dict[str, list[bytes]]  # class -> paths of its images below the root
 
-_ENDINGS = (".bmp", ".jpeg", ".jpg", ".png", ".webp")
+_ENDINGS = (".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+_VALIDATION = ("val", "valid", "validation")  # usual names of its folder
 
 
 class ImageFiles:
@@ -35,6 +38,7 @@ class ImageFiles:
     Args:
         root: the folder.
         names: paths below it, with ``/``, encoded as the file system has them.
+        accepted: what to accept.
 
     Example:
         >>> from pathlib import Path
@@ -43,9 +47,12 @@ class ImageFiles:
         (2, True)
     """
 
-    def __init__(self, root: Path, names: Iterable[bytes]) -> None:
+    def __init__(self, root: Path, names: Iterable[bytes], accepted: Accepted = ANY_IMAGE) -> None:
         # Absolute, since another process may have another working folder.
-        self._root = os.fsencode(root.absolute().as_posix())
+        self._folder, self._accepted = root.absolute(), accepted
+        self._root = os.fsencode(self._folder.as_posix())
+        # No method, for a worker gets it with all that it is bound to.
+        self.read = partial(_read, accepted=accepted)
         names = list(names)
         self._names = b"".join(names)
         self._ends = np.fromiter(accumulate(map(len, names)), dtype=np.int64, count=len(names))
@@ -64,10 +71,9 @@ class ImageFiles:
         """Return the path of an image, its name in messages."""
         return self.key(number)
 
-    @staticmethod
-    def read(key: str) -> Image.Image:
-        """Decode the image of a path to RGB, or raise BadInput."""
-        return decode(key, key)
+    def pick(self, numbers: NDArray[np.int64]) -> "ImageFiles":
+        """Return the files of some numbers."""
+        return ImageFiles(self._folder, map(self._name, numbers.tolist()), self._accepted)
 
     def contents(self) -> Iterator[list[str]]:
         """Return all paths, a thousand at a time."""
@@ -103,15 +109,22 @@ class ImageFiles:
         return digest.hexdigest()
 
 
-def _list_images(folder: Path) -> list[bytes]:
-    """List the image files of a folder, sorted, hidden ones left out; at least one."""
+def _read(path: str, accepted: Accepted) -> Image.Image:
+    """Decode the image of a path to RGB, or raise BadInput."""
+    return decode(path, path, accepted)
+
+
+def _list_images(folder: Path, passed: list[Path]) -> list[bytes]:
+    """List the image files of a folder, sorted; at least one. What else is not hidden is ``passed``."""
     try:
         with os.scandir(os.fsencode(folder)) as entries:
             names = sorted(entry.name for entry in entries)
     except OSError as error:
         raise BadInput(f"{folder} cannot be read: {error.strerror}") from error
     endings = tuple(map(os.fsencode, _ENDINGS))
-    images = [name for name in names if name.lower().endswith(endings) and not name.startswith(b".")]
+    shown = [name for name in names if not name.startswith(b".")]
+    images = [name for name in shown if name.lower().endswith(endings)]
+    passed += [folder / os.fsdecode(name) for name in shown if not name.lower().endswith(endings)]
     if not images:
         raise BadInput(
             f"{folder} must hold at least one image ({', '.join(_ENDINGS)}), "
@@ -120,39 +133,68 @@ def _list_images(folder: Path) -> list[bytes]:
     return images
 
 
-def _list_classes(root: Path, part: str, *, count: int | None = None) -> ClassFiles:
-    """List the class folders of a part, hidden ones left out: ``count`` of them, or at least two."""
-    folder = root / part
+def _list_classes(folder: Path, passed: list[Path], *, count: int | None, besides: str) -> ClassFiles:
+    """List the class folders of a folder, hidden ones left out: ``count`` of them, or at least two."""
     with os.scandir(folder) as entries:
-        names = sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
+        shown = {entry.name: entry.is_dir() for entry in entries if not entry.name.startswith(".")}
+    names = sorted(name for name, is_folder in shown.items() if is_folder and name != besides)
+    passed += sorted(folder / name for name, is_folder in shown.items() if not is_folder)
+    for name in names:
+        if os.fsencode(name) != name.encode(errors="replace"):
+            raise BadInput(f"{folder}: the name of the folder {name!r} is no UTF-8: rename it")
     if len(names) != count if count else len(names) < 2:
         wanted = f"{count} folders" if count else "at least two folders"
         have = f"has {len(names)}" if count else f"has {_some(names) or 'none'}"
         raise BadInput(f"{folder} must hold {wanted}, one for each class; it {have}")
-    found: ClassFiles = {}
-    for name in names:
-        above = os.fsencode(f"{part}/{name}/")
-        found[name] = [above + file for file in _list_images(folder / name)]
-    return found
+    return {name: _list_images(folder / name, passed) for name in names}
 
 
-def _encoded(root: Path, train: str, test: str, *, count: int | None = None) -> Encoded:
-    """List the class folders of both parts, which must have the same classes."""
-    here, there = (_list_classes(root, part, count=count) for part in (train, test))
-    missing, besides = here.keys() - there.keys(), there.keys() - here.keys()
-    if missing or besides:
-        lacks = f" lacks {_some(missing)}" if missing else ""
-        has = f" has also {_some(besides)}" if besides else ""
-        raise BadInput(
-            f"{root / test} must have the same class folders as {root / train}; it"
-            f"{lacks}{' and' if lacks and has else ''}{has}"
+def _encoded(
+    root: Path,
+    train: str,
+    others: Mapping[str, str],
+    accepted: Accepted = ANY_IMAGE,
+    *,
+    count: int | None = None,
+    unlabelled: str = "",
+) -> tuple[Sequence[str], dict[str, Part]]:
+    """List the class folders of all parts, ``others`` by the name of their split."""
+    passed: list[Path] = []
+    found = {
+        name: _list_classes(root / folder, passed, count=count, besides=unlabelled)
+        for name, folder in {"train": train, **others}.items()
+    }
+    classes = found["train"].keys()
+    for name, folder in others.items():
+        missing, besides = classes - found[name].keys(), found[name].keys() - classes
+        if missing or besides:
+            lacks = f" lacks {_some(missing)}" if missing else ""
+            has = f" has also {_some(besides)}" if besides else ""
+            raise BadInput(
+                f"{root / folder} must have the same class folders as {root / train}; it"
+                f"{lacks}{' and' if lacks and has else ''}{has}"
+            )
+    parts = {}
+    for name, folder in {"train": train, **others}.items():
+        names = [
+            os.fsencode(Path(folder, kind).as_posix()) + b"/" + file
+            for kind, files in found[name].items()
+            for file in files
+        ]
+        labels = np.repeat(np.arange(len(classes), dtype=np.int64), list(map(len, found[name].values())))
+        if unlabelled and name == "train":
+            files = _list_images(root / unlabelled, passed)
+            names += [os.fsencode(f"{unlabelled}/") + file for file in files]
+            labels = np.append(labels, np.full(len(files), UNLABELLED, dtype=np.int64))
+        parts[name] = Part(ImageFiles(root, names, accepted), labels)
+    if passed:
+        entries = "1 entry is" if len(passed) == 1 else f"{len(passed)} entries are"
+        warnings.warn(
+            f"{root}: {entries} passed over, such as {passed[0].relative_to(root)}: files of a class folder "
+            f"are read if their names end in {', '.join(_ENDINGS)}",
+            stacklevel=2,
         )
-
-    def part(files: ClassFiles) -> Part:
-        labels = np.repeat(np.arange(len(files), dtype=np.int64), [len(names) for names in files.values()])
-        return Part(ImageFiles(root, chain.from_iterable(files.values())), labels)
-
-    return Encoded(tuple(here), part(here), part(there))
+    return tuple(classes), parts
 
 
 def _some(names: Iterable[str]) -> str:
@@ -170,36 +212,61 @@ class _ClassFolders:
 
     root: str | Path
     image_size: int
+    test_share: float
+    unlabelled: str
     stream: bool
     workers: int | None
+    max_image_pixels: int
 
     def __post_init__(self) -> None:
         check_streaming(self.image_size, self.stream, self.workers)
+        check_test_share(self.test_share)
+        check_integer("max_image_pixels", self.max_image_pixels, low=1)
 
     def facts(self) -> DataFacts:
         return self._open().facts(self.image_size)
 
-    def read(self) -> tuple[Images, Images]:
+    def read(self) -> Splits[Images]:
         encoded, size = self._open(), self.image_size
         if self.stream:
             return stream_parts(encoded, size, self.workers)
         digest = hashlib.sha256(repr(encoded.classes).encode())
-        for part in (encoded.train, encoded.test):
+        for part in encoded.parts().values():
             digest.update(part.images.fingerprint().encode())
-        key = f"folder-v1-{digest.hexdigest()}" + (f"-{size}" if size else "")
+        # The number goes up whenever the cached arrays change their form.
+        key = f"folder-v2-{digest.hexdigest()}" + (f"-{size}" if size else "")
         return cached_images(key, lambda: encoded.decode(size))
 
     def _open(self) -> Encoded:
         root = Path(self.root)
-        test = "test" if (root / "test").is_dir() else "val"
-        if not (root / "train").is_dir() or not (root / test).is_dir():
-            held = _some(path.name for path in root.iterdir()) if root.is_dir() else ""
-            there = f"holds {held or 'nothing'}" if root.is_dir() else "is no folder"
-            raise BadInput(
-                "root must hold train/ and test/ (or val/), each with one folder for each class; "
-                f"{root} {there}"
-            )
-        return _encoded(root, "train", test)
+        train, others = self._layout(root)
+        accepted = ANY_IMAGE._replace(upright=True, max_pixels=self.max_image_pixels)
+        classes, parts = _encoded(root, train, others, accepted, unlabelled=self.unlabelled)
+        if self.test_share:
+            parts["train"], parts["test"] = draw_test(parts["train"], self.test_share)
+        return Encoded(classes, parts["train"], parts["test"], accepted, parts.get("validation"))
+
+    def _layout(self, root: Path) -> tuple[str, dict[str, str]]:
+        """Return the folder of the training images, and those of the other splits."""
+        there = [name for name in ("train", "test", *_VALIDATION) if (root / name).is_dir()]
+        own = [name for name in there if name in _VALIDATION]
+        if len(own) > 1:
+            raise BadInput(f"root must hold one folder of validation images; {root} holds {', '.join(own)}")
+        if self.test_share:
+            if "test" in there:
+                raise BadInput(f"test_share must be left out for a root with test/, which {root} has")
+            if "train" in there or (root.is_dir() and not there):
+                # Without a train/ the classes lie in the root itself.
+                return "train" if there else "", dict(zip(("validation",), own, strict=False))
+        elif "train" in there and len(there) > 1:
+            others = ["test", *own] if "test" in there else own
+            return "train", dict(zip(("test", "validation"), others, strict=False))
+        held = _some(path.name for path in root.iterdir()) if root.is_dir() else ""
+        raise BadInput(
+            "root must hold train/ and test/ (or val/), each with one folder for each class, or with "
+            "test_share, such as 0.2, either train/ or the class folders themselves; "
+            f"{root} {'holds ' + (held or 'nothing') if root.is_dir() else 'is no folder'}"
+        )
 
 
 @source(
@@ -212,17 +279,24 @@ def load_folder(
     root: str | Path,
     *,
     image_size: int = 0,
+    test_share: float = 0.0,
+    unlabelled: str = "",
     stream: bool = False,
     workers: int | None = None,
+    max_image_pixels: int = MAX_PIXELS,
     **split: Unpack[SplitOptions],
 ) -> Splits[Images]:
     """Load images from class folders.
 
-    ``root`` holds ``train/<class>/`` and ``test/<class>/``, or ``val/<class>/`` without a ``test/``,
-    with files that end in png, jpg, jpeg, webp or bmp, in small or capital letters; other files and
-    hidden ones are ignored. Classes are the folder names, sorted, the same in both parts; images
-    follow in the order of classes and file names. Every image becomes RGB with eight bits a channel:
-    grey, palette and CMYK images are converted, transparency and the EXIF orientation are dropped.
+    ``root`` holds ``train/<class>/`` and ``test/<class>/``; ``val/<class>/`` (or ``valid/``,
+    ``validation/``) beside them is the validation split, and without a ``test/`` the test split. With
+    ``test_share``, ``root`` holds ``train/<class>/`` or ``<class>/`` alone, and the test split is drawn.
+
+    Files end in png, jpg, jpeg, webp, bmp, tif, tiff, ppm or pgm, in small or capital letters. Others are
+    passed over, with a warning that counts them; hidden ones are ignored. Classes are the folder names,
+    sorted, the same in all parts; images follow in the order of classes and file names. Every image
+    becomes RGB with eight bits a channel: grey, palette and CMYK images are converted, transparency is
+    dropped, and the EXIF orientation is applied.
 
     Without ``image_size`` all images must have one size. With it, each becomes a square: the shorter
     side is resized to ``image_size * 256 / 224`` and the middle is cut out. Images are decoded once,
@@ -233,8 +307,13 @@ def load_folder(
     Args:
         root: the folder.
         image_size: height and width to resize all images to; 0 keeps their size.
+        test_share: share of each class to set aside as the test split, in (0, 1), the same images
+            whatever the seed; 0 for data with a test split of their own.
+        unlabelled: name of a folder in ``root`` with images to train on that have no class; empty for
+            none.
         stream: whether to decode each image when it is needed, in worker processes.
         workers: number of worker processes with ``stream``; None for one per CPU, at most 8.
+        max_image_pixels: limit on width times height of an image file; by default Pillow's.
         **split: see :class:`dotkd.data.sources.SplitOptions`.
 
     Returns:
@@ -251,7 +330,8 @@ def load_folder(
         >>> load_folder("birds", image_size=224, stream=True).train  # doctest: +SKIP
         StreamedImages(5994 images of [3, 224, 224], 200 classes)
     """
-    return load_splits(_ClassFolders(root, image_size, stream, workers).read, **split)
+    folders = _ClassFolders(root, image_size, test_share, unlabelled, stream, workers, max_image_pixels)
+    return load_splits(folders.read, **split)
 
 
 # ---------------------------------------------------------------- ImageNet
@@ -265,7 +345,12 @@ _IMAGENET_CLASSES = 1000
     facts=DataFacts(3, 224, 224, _IMAGENET_CLASSES, 1_281_167, 50_000),
 )
 def load_imagenet(
-    root: str | Path, *, image_size: int = 224, workers: int | None = None, **split: Unpack[SplitOptions]
+    root: str | Path,
+    *,
+    image_size: int = 224,
+    workers: int | None = None,
+    max_image_pixels: int = MAX_PIXELS,
+    **split: Unpack[SplitOptions],
 ) -> Splits[StreamedImages]:
     """Load ImageNet (ILSVRC 2012): 1,281,167 images to train and 50,000 to test, in 1,000 classes.
 
@@ -275,13 +360,14 @@ def load_imagenet(
     ``val`` is the test split, as in the literature; validation images come from the training images.
 
     Images are streamed from their files; see :class:`dotkd.data.StreamedImages`. They are converted as
-    by :func:`load_folder`, whatever format their names say. A part of the images is enough, if no class
-    is empty.
+    by :func:`load_folder`, whatever format their names say, but the EXIF orientation is not applied, as
+    in the published pipelines. A part of the images is enough, if no class is empty.
 
     Args:
         root: the folder.
         image_size: height and width of the views.
         workers: number of worker processes; None for one per CPU, at most 8.
+        max_image_pixels: limit on width times height of an image file; by default Pillow's.
         **split: see :class:`dotkd.data.sources.SplitOptions`.
 
     Returns:
@@ -300,10 +386,11 @@ def load_imagenet(
         arXiv 1409.0575.
     """
     check_integer("image_size", image_size, low=1)
-    return load_splits(lambda: _read_imagenet(Path(root), image_size, workers), **split)
+    accepted = ANY_IMAGE._replace(max_pixels=check_integer("max_image_pixels", max_image_pixels, low=1))
+    return load_splits(lambda: _read_imagenet(Path(root), image_size, workers, accepted), **split)
 
 
-def _read_imagenet(root: Path, size: int, workers: int | None) -> tuple[StreamedImages, StreamedImages]:
+def _read_imagenet(root: Path, size: int, workers: int | None, accepted: Accepted) -> Splits[StreamedImages]:
     missing = [f"{part}/" for part in ("train", "val") if not (root / part).is_dir()]
     if missing:
         lacks = f"lacks {' and '.join(missing)}" if root.is_dir() else "is no folder"
@@ -311,7 +398,8 @@ def _read_imagenet(root: Path, size: int, workers: int | None) -> tuple[Streamed
             f"root must hold train/ and val/, each with {_IMAGENET_CLASSES} folders, one for each class; "
             f"{root} {lacks}"
         )
-    return stream_parts(_encoded(root, "train", "val", count=_IMAGENET_CLASSES), size, workers)
+    classes, parts = _encoded(root, "train", {"test": "val"}, accepted, count=_IMAGENET_CLASSES)
+    return stream_parts(Encoded(classes, parts["train"], parts["test"], accepted), size, workers)
 
 
 # ---------------------------------------------------------------- Tiny-ImageNet
@@ -359,7 +447,7 @@ def load_tiny_imagenet(root: str | Path, **split: Unpack[SplitOptions]) -> Split
     return load_splits(lambda: _read_tiny(Path(root)), **split)
 
 
-def _read_tiny(root: Path) -> tuple[ImageData, ImageData]:
+def _read_tiny(root: Path) -> Splits[ImageData]:
     folder = root / _TINY_FOLDER if (root / _TINY_FOLDER).is_dir() else root
     missing = [name for name in _TINY_FILES if not (folder / name).exists()]
     if missing:
@@ -403,7 +491,7 @@ def _tiny_train(folder: Path, wnids: list[str]) -> Part:
     names: list[bytes] = []
     labels: list[int] = []
     for label, wnid in enumerate(wnids):
-        files = _list_images(folder / "train" / wnid / "images")
+        files = _list_images(folder / "train" / wnid / "images", [])
         names += [os.fsencode(f"train/{wnid}/images/") + file for file in files]
         labels += [label] * len(files)
     return Part(ImageFiles(folder, names), np.array(labels, dtype=np.int64))
@@ -411,7 +499,7 @@ def _tiny_train(folder: Path, wnids: list[str]) -> Part:
 
 def _tiny_val(folder: Path, wnids: list[str]) -> Part:
     listing, numbers = folder / "val" / "val_annotations.txt", {wnid: n for n, wnid in enumerate(wnids)}
-    present = set(map(os.fsdecode, _list_images(folder / "val" / "images")))
+    present = set(map(os.fsdecode, _list_images(folder / "val" / "images", [])))
     labels: dict[str, int] = {}
     for row, line in enumerate(_lines(listing), start=1):
         if not line.strip():

@@ -7,17 +7,20 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import chain
+from difflib import get_close_matches
+from itertools import chain, combinations
 from pathlib import Path
 from typing import Any, NamedTuple, Unpack
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
+from dotkd._validate import UNLABELLED, check_integer
 from dotkd.data.cifar import find_batches, read_batches
-from dotkd.data.decode import ANY_IMAGE, Accepted, Encoded, Part, decode
-from dotkd.data.images import DataFacts, ImageData, Images, cached_images, from_arrays
-from dotkd.data.sources import SplitOptions, Splits, check_streaming, load_splits, source
+from dotkd.data.decode import ANY_IMAGE, MAX_PIXELS, Accepted, Encoded, Part, decode
+from dotkd.data.images import DataFacts, ImageData, Images, Splits, cached_images, from_arrays
+from dotkd.data.sources import SplitOptions, check_streaming, check_test_share, draw_test, load_splits, source
 from dotkd.data.streamed import stream_parts
 from dotkd.errors import BadInput, missing_extra, unknown
 
@@ -127,53 +130,79 @@ class ArrowImages:
         column: a column of bytes, or of structs with the field ``bytes``, in Arrow files or ``path``.
         where: name of the split in messages.
         accepted: formats and modes to accept.
+        rows: rows of the column to take, ascending; None for all.
     """
 
-    def __init__(self, files: Sequence[Path], column: str, where: str, accepted: Accepted) -> None:
+    def __init__(
+        self,
+        files: Sequence[Path],
+        column: str,
+        where: str,
+        accepted: Accepted,
+        rows: NDArray[np.int64] | None = None,
+    ) -> None:
         self._files, self._column, self._where, self._accepted = files, column, where, accepted
-        self._rows: Any = None
+        self._rows = rows
+        self._opened: Any = None
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_rows": None}  # another process opens the files itself
+        return {**self.__dict__, "_opened": None}  # another process opens the files itself
 
     def _by_row(self) -> Any:
-        if self._rows is None:
+        if self._opened is None:
             arrow = _library("pyarrow", self._where)
-            self._rows = arrow.chunked_array(
+            self._opened = arrow.chunked_array(
                 [cells for path in self._files for cells in _cells(path, self._column)]
             )
-        return self._rows
+        return self._opened
 
     def __len__(self) -> int:
-        return len(self._by_row())
+        return len(self._by_row()) if self._rows is None else len(self._rows)
+
+    def pick(self, numbers: NDArray[np.int64]) -> "ArrowImages":
+        """Return the images of some numbers."""
+        rows = numbers if self._rows is None else self._rows[numbers]
+        return ArrowImages(self._files, self._column, self._where, self._accepted, rows)
 
     def key(self, number: int) -> int:
         """Return the row of an image."""
-        return number
+        return number if self._rows is None else int(self._rows[number])
 
     def title(self, number: int) -> str:
         """Return split, row and column of an image."""
-        return f"{self._where}, row {number}: {self._column}"
+        return self._title(self.key(number))
+
+    def _title(self, row: int) -> str:
+        return f"{self._where}, row {row}: {self._column}"
 
     def read(self, key: int) -> Image.Image:
         """Decode the image in a row."""
-        return decode(self._content(key, self._by_row()[key].as_py()), self.title(key), self._accepted)
+        return decode(self._content(key, self._by_row()[key].as_py()), self._title(key), self._accepted)
 
     def contents(self) -> Iterator[list[bytes]]:
         """Return the bytes of all images, array by array of the column."""
-        row = 0
+        start = 0
         for path in self._files:
             for cells in _cells(path, self._column):
-                yield [self._content(row + place, cell) for place, cell in enumerate(cells.to_pylist())]
-                row += len(cells)
+                rows = np.arange(start, start + len(cells))
+                stop = start + len(cells)
+                if self._rows is not None:
+                    rows = np.intersect1d(rows, self._rows)
+                    cells = cells.take(_library("pyarrow", self._where).array(rows - start))
+                yield [
+                    self._content(row, cell)
+                    for row, cell in zip(rows.tolist(), cells.to_pylist(), strict=True)
+                ]
+                start = stop
 
     def fingerprint(self) -> str:
         """Identify the images by all sizes and by the bytes of a thousand of them, at even distances."""
         compute, cells = _library("pyarrow.compute", self._where), self._by_row()
         encoded = compute.struct_field(cells, "bytes") if cells.type.num_fields else cells
-        sizes = compute.fill_null(compute.binary_length(encoded), -1).to_numpy()
-        digest = hashlib.sha256(sizes.astype(np.int64).data)
-        for row in np.linspace(0, len(cells) - 1, min(_ROWS, len(cells)), dtype=int).tolist():
+        sizes = compute.fill_null(compute.binary_length(encoded), -1).to_numpy().astype(np.int64)
+        rows = np.arange(len(sizes)) if self._rows is None else self._rows
+        digest = hashlib.sha256(sizes[rows].data)
+        for row in rows[np.linspace(0, len(rows) - 1, min(_ROWS, len(rows)), dtype=int)].tolist():
             digest.update(self._content(row, cells[row].as_py()))
         return digest.hexdigest()
 
@@ -182,8 +211,46 @@ class ArrowImages:
         if content is None and path and _is_arrow(self._files[0]) and Path(path).is_file():
             content = Path(path).read_bytes()  # the library keeps folders of images as paths
         if not isinstance(content, bytes):
-            raise BadInput(f"{self.title(row)} must hold the bytes of an image file, has none")
+            raise BadInput(f"{self._title(row)} must hold the bytes of an image file, has none")
         return content
+
+
+class _Rows(NamedTuple):
+    """Rows of a split; None for all of them."""
+
+    split: str
+    files: list[Path]
+    rows: NDArray[np.int64] | None
+
+
+_SLICE = re.compile(r"(?P<split>[^\[\]]+)(?P<slice>\[(?P<start>-?\d+%?)?:(?P<stop>-?\d+%?)?\])?")
+
+
+def _slice(option: str, text: str) -> re.Match[str]:
+    """Read ``"train"``, ``"train[:80%]"`` or ``"train[100:-50]"``, as the library ``datasets`` does."""
+    found = _SLICE.fullmatch(text)
+    if found is None:
+        raise BadInput(
+            f"{option} must be the name of a split, or a slice of one such as 'train[:80%]' or "
+            f"'train[100:200]', got {text!r}"
+        )
+    return found
+
+
+def _numbers(wanted: re.Match[str], total: int) -> NDArray[np.int64]:
+    """Return the rows of a slice."""
+
+    def bound(text: str | None) -> int | None:
+        if text is None:
+            return None
+        return round(int(text[:-1]) * total / 100) if text.endswith("%") else int(text)
+
+    return np.arange(total)[bound(wanted["start"]) : bound(wanted["stop"])]
+
+
+def _count(path: Path) -> int:
+    with _opened(path) as file:
+        return int(file.num_rows if _is_arrow(path) else file.metadata.num_rows)
 
 
 @dataclass(frozen=True)
@@ -195,42 +262,57 @@ class _Parquet:
     label_column: str
     train_split: str = "train"
     test_split: str = "test"
+    validation_split: str = ""
+    test_share: float = 0.0
     config: str = ""
     image_size: int = 0
     stream: bool = False
     workers: int | None = None
-    name: str = "hub"
+    max_image_pixels: int = MAX_PIXELS
+    name: str = "hub-v2"
     num_classes: int | None = None  # None: as many as the files have
     accepted: Accepted = ANY_IMAGE
 
     def __post_init__(self) -> None:
         check_streaming(self.image_size, self.stream, self.workers)
+        check_test_share(self.test_share)
+        limit = check_integer("max_image_pixels", self.max_image_pixels, low=1)
+        # The class is frozen: this is the one place that writes.
+        object.__setattr__(self, "accepted", self.accepted._replace(max_pixels=limit))
+        if self.test_share and self.test_split != "test":
+            raise BadInput(
+                f"test_split must be left out where test_share={self.test_share:g} draws the test split, "
+                f"got {self.test_split!r}"
+            )
 
     def facts(self) -> DataFacts:
         """Return shape and size; the first image is decoded where no size is given."""
         return self._open(self._files()).facts(self.image_size)
 
-    def read(self) -> tuple[Images, Images]:
-        """Return the images other than the test split, and the test split, streamed or in memory."""
+    def read(self) -> Splits[Images]:
+        """Return the splits, streamed or in memory."""
         files = self._files()
         if self.stream:
             return stream_parts(self._open(files), self.image_size, self.workers)
         return self.in_memory(files)
 
-    def in_memory(self, files: Files) -> tuple[ImageData, ImageData]:
+    def in_memory(self, files: Files) -> Splits[ImageData]:
         """Decode all images, or read them from the cache, whose key is the contents of the files."""
         digest = hashlib.sha256(f"{self.image_column} {self.label_column}\n".encode())
-        for role in ("train", "test"):
-            where, paths = self._split(files, role)
+        if self.test_share:
+            digest.update(f"{self.test_share}\n".encode())
+        for role, (split, paths, rows) in self._rows(files).items():
             for path in paths:
                 digest.update(f"{role} {_checksum(path)}\n".encode())
+            if rows is not None:
+                digest.update(rows.data)
             if _is_arrow(paths[0]):  # which may hold the paths of images instead of their bytes
-                self._check_columns(where, paths)
-                images = ArrowImages(paths, self.image_column, where, self.accepted)
+                self._check_columns(self._where(split), paths)
+                images = ArrowImages(paths, self.image_column, self._where(split), self.accepted)
                 for content in chain.from_iterable(images.contents()):
                     digest.update(content)
         # The number goes up whenever the cached arrays change their form.
-        key = f"{self.name}-v1-{digest.hexdigest()}" + (f"-{self.image_size}" if self.image_size else "")
+        key = f"{self.name}-{digest.hexdigest()}" + (f"-{self.image_size}" if self.image_size else "")
         return cached_images(key, lambda: self._open(files).decode(self.image_size))
 
     def _files(self) -> Files:
@@ -244,26 +326,115 @@ class _Parquet:
         # The library copies parquet files to Arrow files in its cache. Streaming needs these, for rows of
         # parquet files cannot be read one by one; and a README.md may declare configurations.
         plain = folder.is_dir() and not (self.config or self.stream or (folder / "README.md").exists())
-        splits = (self.train_split, self.test_split)
+        splits = sorted({wanted["split"] for wanted in self._wanted().values()})
         files = _local_files(folder, splits, ("data",)) if plain else None
         return files or _library_files(self.root, self.config, what)
 
-    def _split(self, files: Files, role: str) -> tuple[str, list[Path]]:
-        split = getattr(self, f"{role}_split")
-        if split not in files:
-            raise BadInput(unknown(f"{role}_split", split, files))
-        return f"{self.root}, split {split!r}", files[split]
+    def _where(self, split: str) -> str:
+        return f"{self.root}, split {split!r}"
+
+    def _wanted(self) -> dict[str, re.Match[str]]:
+        """Read the options that name splits, by the part that they are for."""
+        names = {"train": self.train_split, "test": self.test_split, "validation": self.validation_split}
+        if self.test_share:
+            del names["test"]
+        if not self.validation_split:
+            del names["validation"]
+        return {role: _slice(f"{role}_split", name) for role, name in names.items()}
+
+    def _rows(self, files: Files) -> dict[str, _Rows]:
+        """Find the rows of each part. No image is in two; a whole training split is what the others leave."""
+        wanted = self._wanted()
+        found: dict[str, NDArray[np.int64]] = {}
+        totals: dict[str, int] = {}
+        for role, name in wanted.items():
+            split = name["split"]
+            if split not in files:
+                raise BadInput(self._no_split(role, split, files))
+            totals[role] = sum(map(_count, files[split]))
+            found[role] = _numbers(name, totals[role])
+            if totals[role] and not len(found[role]):
+                raise BadInput(f"{role}_split: {name[0]!r} has none of the {totals[role]} rows")
+        for role, other in combinations(wanted, 2):
+            one, two = wanted[role], wanted[other]
+            if one["split"] != two["split"]:
+                continue
+            if role == "train" and two["slice"] and not one["slice"]:
+                found["train"] = np.setdiff1d(found["train"], found[other])
+            elif shared := len(np.intersect1d(found[role], found[other])):
+                raise BadInput(
+                    f"{other}_split: {two[0]!r} has {shared} images of {role}_split, {one[0]!r}: take "
+                    f"different splits or slices, such as {other}_split='{one['split']}[80%:]'"
+                )
+        if totals["train"] and not len(found["train"]):
+            raise BadInput(f"train_split: the others leave no row of {self.train_split!r} to train on")
+        return {
+            role: _Rows(
+                wanted[role]["split"],
+                files[wanted[role]["split"]],
+                None if len(rows) == totals[role] else rows,
+            )
+            for role, rows in found.items()
+        }
+
+    def _no_split(self, role: str, name: str, files: Files) -> str:
+        """Word the message of a missing split; it never leads to the split of another part."""
+        wanted = self._wanted()
+        used = {other["split"] for part, other in wanted.items() if part != role}
+        near = get_close_matches(name, sorted(files.keys() - used), n=1, cutoff=0.0)
+        nearest = f"; nearest: {near[0]!r}" if near else ""
+        told = f"unknown {role}_split {name!r}{nearest} (known: {', '.join(sorted(files))})"
+        split = wanted["train"]["split"]
+        if role == "train" or split not in files:
+            return told
+        drawn = "test_share=0.2" if role == "test" else "validation=500"
+        return f"{told}; {role}_split='{split}[80%:]' or {drawn} takes images of {split!r}"
 
     def _open(self, files: Files) -> Encoded:
         """Read labels and class names; the images stay encoded."""
-        train, test = (self._read_labels(*self._split(files, role)) for role in ("train", "test"))
-        names = self._class_names([*train.files, *test.files])
+        rows = self._rows(files)
+        read = {part.split: self._read_labels(self._where(part.split), part.files) for part in rows.values()}
+        train = read[rows["train"].split]
+        names = self._class_names([path for labels in read.values() for path in labels.files])
         if names is not None:
             known: Sequence[Any] = range(len(names))
         else:
-            known = range(self.num_classes) if self.num_classes else sorted(set(train.labels))
+            present = {label for label in train.labels if not self._is_none(label)}
+            known = range(self.num_classes) if self.num_classes else sorted(present)
         classes = [str(name) for name in (known if names is None else names)]
-        return Encoded(classes, self._part(train, known), self._part(test, known), self.accepted)
+        if len(classes) < 2:
+            raise BadInput(
+                f"{train.where}: {self.label_column} must have at least two classes, has "
+                f"{', '.join(classes) or 'none'}; null, -1 and {UNLABELLED} mean no label"
+            )
+        whole = {split: self._part(labels, known) for split, labels in read.items()}
+        parts = {
+            role: whole[split] if chosen is None else whole[split].pick(chosen)
+            for role, (split, _, chosen) in rows.items()
+        }
+        for role in parts.keys() - {"train"}:
+            if rows[role].split == rows["train"].split:
+                self._check_slice(role, parts[role].labels, parts["train"].labels, classes)
+        if self.test_share:
+            parts["train"], parts["test"] = draw_test(parts["train"], self.test_share)
+        return Encoded(classes, parts["train"], parts["test"], self.accepted, parts.get("validation"))
+
+    def _check_slice(
+        self, role: str, labels: NDArray[np.int64], train: NDArray[np.int64], classes: Sequence[str]
+    ) -> None:
+        """Refuse a slice with classes that the rest lacks, as of rows in the order of their classes."""
+        lacking = np.setdiff1d(labels[labels != UNLABELLED], train)
+        if len(lacking):
+            drawn = "test_share=0.2" if role == "test" else "validation=500"
+            raise BadInput(
+                f"{role}_split: {getattr(self, f'{role}_split')!r} has all images of {len(lacking)} classes, "
+                f"such as {classes[lacking[0]]!r}, and leaves none to train on; {drawn} takes a share of each"
+            )
+
+    def _is_none(self, label: Any) -> bool:
+        """Whether a label means that the image has none; published sets with fixed classes have them all."""
+        none = label is None or (not isinstance(label, str) and label in (-1, UNLABELLED))
+        return none and self.num_classes is None
 
     def _read_labels(self, where: str, paths: list[Path]) -> "_Labels":
         self._check_columns(where, paths)
@@ -276,7 +447,7 @@ class _Parquet:
         if not labels:
             raise BadInput(f"{where} must have at least one row, got none")
         for row, label in enumerate(labels):
-            if not isinstance(label, str | int):
+            if not isinstance(label, str | int) and not self._is_none(label):
                 raise BadInput(
                     f"{where}, row {row}: {self.label_column} must be a whole number or a text, got {label!r}"
                 )
@@ -314,13 +485,15 @@ class _Parquet:
     def _part(self, read: "_Labels", known: Sequence[Any]) -> Part:
         numbers = {value: number for number, value in enumerate(known)}
         for row, label in enumerate(read.labels):
-            if label not in numbers:
+            if label not in numbers and not self._is_none(label):
                 raise BadInput(
                     f"{read.where}, row {row}: {self.label_column} must be one of {len(known)} classes, "
                     f"{known[0]!r} to {known[-1]!r}, got {label!r}"
                 )
         images = ArrowImages(read.files, self.image_column, read.where, self.accepted)
-        return Part(images, np.array([numbers[label] for label in read.labels], dtype=np.int64))
+        # A label of -1 can be no class here: names and counts begin at 0, and `present` leaves it out.
+        labels = [numbers.get(label, UNLABELLED) for label in read.labels]
+        return Part(images, np.array(labels, dtype=np.int64))
 
 
 class _Labels(NamedTuple):
@@ -355,10 +528,13 @@ def load_hub(
     label_column: str = "label",
     train_split: str = "train",
     test_split: str = "test",
+    validation_split: str = "",
+    test_share: float = 0.0,
     config: str = "",
     image_size: int = 0,
     stream: bool = False,
     workers: int | None = None,
+    max_image_pixels: int = MAX_PIXELS,
     **split: Unpack[SplitOptions],
 ) -> Splits[Images]:
     """Load an image data set from parquet files or from the Hugging Face hub.
@@ -367,7 +543,11 @@ def load_hub(
     their split, such as ``train-00000-of-00002.parquet``, in the folder or in ``data/``, or anything
     else that the library ``datasets`` reads. One column holds encoded images (bytes, or structs of
     bytes and path), another one the classes: numbers with names in the metadata, or whole numbers or
-    texts, whose sorted distinct values become the classes.
+    texts, whose sorted distinct values become the classes. Null, -1 and -100 mean that an image has no
+    label: it is trained on without the task loss, and left out of validation and test.
+
+    A split may be a slice, as in ``datasets``: ``"train[80%:]"``, ``"train[:500]"``. No image may be in
+    two splits; a ``train_split`` without a slice is what the slices of the others leave of it.
 
     With ``image_size`` 0 all images must have one size. Without ``stream`` they are decoded once,
     cached by the contents of the files, and kept in memory; with it they stay encoded as for
@@ -378,12 +558,16 @@ def load_hub(
             downloaded.
         image_column: column with the images.
         label_column: column with the classes.
-        train_split: split to train and to validate on.
-        test_split: split to test on.
+        train_split: split or slice to train on, and to draw validation images from.
+        test_split: split or slice to test on.
+        validation_split: split or slice to validate on; empty for none.
+        test_share: share of each class to set aside as the test split, in (0, 1), the same images
+            whatever the seed, drawn from ``train_split``; 0 for data with a test split of their own.
         config: configuration, for a data set that has several.
         image_size: height and width to resize all images to; 0 keeps their size.
         stream: whether to decode each image when it is needed, in worker processes.
         workers: number of worker processes with ``stream``; None for one per CPU, at most 8.
+        max_image_pixels: limit on width times height of an image file; by default Pillow's.
         **split: see :class:`dotkd.data.sources.SplitOptions`.
 
     Returns:
@@ -399,8 +583,20 @@ def load_hub(
         >>> load_hub("zalando-datasets/fashion_mnist").train  # doctest: +SKIP
         ImageData(60000 images of [3, 28, 28], 10 classes)
     """
-    columns = (image_column, label_column)
-    parquet = _Parquet(root, *columns, train_split, test_split, config, image_size, stream, workers)
+    parquet = _Parquet(
+        root,
+        image_column,
+        label_column,
+        train_split,
+        test_split,
+        validation_split,
+        test_share,
+        config,
+        image_size,
+        stream,
+        workers,
+        max_image_pixels,
+    )
     return load_splits(parquet.read, **split)
 
 
@@ -505,7 +701,7 @@ def load_cifar100(root: str | Path, **split: Unpack[SplitOptions]) -> Splits[Ima
     return load_cifar(root, classes=100, **split)
 
 
-def _read_cifar(root: str | Path, classes: int) -> tuple[ImageData, ImageData]:
+def _read_cifar(root: str | Path, classes: int) -> Splits[ImageData]:
     layout, folder = _CIFAR[classes], Path(root)
     if folder.is_dir():
         files = _local_files(folder, ("train", "test"), layout.subfolders)
@@ -530,7 +726,7 @@ def _read_cifar(root: str | Path, classes: int) -> tuple[ImageData, ImageData]:
         root,
         "img",
         layout.label_column,
-        name=f"cifar{classes}",
+        name=f"cifar{classes}-v1",
         num_classes=classes,
         accepted=_CIFAR_IMAGES,
     )

@@ -7,14 +7,14 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, Generic, NamedTuple, Self, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dotkd._validate import check_int64_vector, check_integer, check_range, describe
+from dotkd._validate import UNLABELLED, check_int64_vector, check_integer, check_range, describe
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -28,7 +28,7 @@ class Batch:
 
     Args:
         images: [B, C, H, W], floating point, in [0, 1].
-        labels: [B], int64, class numbers.
+        labels: [B], int64, class numbers; -100 for an image without a label.
         index: [B], int64, sample numbers; they survive every split and shuffle.
         view: [B], int64, number of the augmented view of each image; None for images that are not
             augmented, or augmented with too many views to number.
@@ -124,7 +124,7 @@ class Images(ABC):
     source, and stay with an image through every :meth:`subset`; batches carry them.
 
     Attributes:
-        labels: [N], int64, in [0, len(classes)).
+        labels: [N], int64, in [0, len(classes)); -100 for an image without a label.
         classes: class names, all different, in the order of their numbers.
         index: [N], int64, sample numbers, at least 0.
 
@@ -186,7 +186,7 @@ class Images(ABC):
         """Replace the labels.
 
         Args:
-            labels: [N], int64, in [0, len(classes)), on the device of the data set.
+            labels: [N], int64, as in the data set and on its device.
 
         Returns:
             A new data set; the images are shared.
@@ -271,6 +271,34 @@ class Images(ABC):
         return chosen
 
 
+_Images_co = TypeVar("_Images_co", bound=Images, covariant=True)
+
+
+class Splits(NamedTuple, Generic[_Images_co]):
+    """Training, validation and test images.
+
+    Hyper-parameters and the best epoch are chosen on ``validation``; ``test`` is read once, at the
+    end. Without validation images, ``validation`` is None rather than an empty data set, whose
+    accuracy would be 0 / 0.
+
+    Args:
+        train: images to train on.
+        validation: images to choose on, or None.
+        test: images for the final number.
+    """
+
+    train: _Images_co
+    validation: _Images_co | None
+    test: _Images_co
+
+    @property
+    def facts(self) -> DataFacts:
+        """Shape and size of these splits; no file is opened."""
+        held_out = 0 if self.validation is None else len(self.validation)
+        train = self.train
+        return DataFacts(*train.image_shape, len(train.classes), len(train) + held_out, len(self.test))
+
+
 def check_classes(classes: Sequence[str]) -> tuple[str, ...]:
     """Accept at least one class name, all different."""
     names = (classes,) if isinstance(classes, str) else tuple(classes)
@@ -286,7 +314,7 @@ def check_samples(labels: Any, index: Any, classes: Sequence[str], *, count: int
     """Accept labels and sample numbers that fit the number of images and of classes."""
     check_int64_vector("labels", labels, length=count)
     check_int64_vector("index", index, length=count)
-    check_range("labels", labels, len(classes) - 1, f"{len(classes)} classes")
+    check_range("labels", labels[labels != UNLABELLED], len(classes) - 1, f"{len(classes)} classes")
     check_range("index", index)
 
 
@@ -306,7 +334,7 @@ class ImageData(Images):
 
     Args:
         pixels: [N, C, H, W], uint8, in [0, max_value]; N at least 1.
-        labels: [N], int64, in [0, len(classes)).
+        labels: [N], int64, in [0, len(classes)); -100 for an image without a label.
         classes: class names, all different, in the order of their numbers.
         max_value: pixel value that becomes 1.0, from 1 to 255.
         index: [N], int64, sample numbers, at least 0; None numbers them 0, 1, ..., N - 1.
@@ -442,24 +470,25 @@ class ImageData(Images):
 
 # ---------------------------------------------------------------- decoded images on disk
 
-# `classes`, and for `train` and `test` each `_pixels` and `_labels`.
+# `classes`, and for `train`, `test` and perhaps `validation` each `_pixels` and `_labels`.
 Arrays = dict[str, NDArray[Any]]
 
 
-def cached_images(key: str, decode: Callable[[], Arrays]) -> tuple[ImageData, ImageData]:
-    """Return the images other than the test split, and the test split, decoding them at most once."""
+def cached_images(key: str, decode: Callable[[], Arrays]) -> Splits[ImageData]:
+    """Return the splits of the source, decoding them at most once."""
     return from_arrays(cached(key, decode))
 
 
-def from_arrays(arrays: Arrays) -> tuple[ImageData, ImageData]:
-    """Return the images other than the test split, and the test split."""
+def from_arrays(arrays: Arrays) -> Splits[ImageData]:
+    """Return the splits of the source."""
     classes = tuple(arrays["classes"].tolist())
 
     def part(name: str) -> ImageData:
         pixels, labels = (torch.from_numpy(arrays[f"{name}_{kind}"]) for kind in ("pixels", "labels"))
         return ImageData(pixels, labels, classes)
 
-    return part("train"), part("test")
+    own = part("validation") if "validation_labels" in arrays else None
+    return Splits(part("train"), own, part("test"))
 
 
 def cached(key: str, make: Callable[[], Arrays]) -> Arrays:

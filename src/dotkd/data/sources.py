@@ -1,32 +1,34 @@
 """Data sets by name: the table of sources and their options, the splits drawn from them, and the digits."""
 
 import inspect
+import os
 import re
 from collections.abc import Callable
 from importlib import resources
 from pathlib import Path
-from typing import Any, Generic, NamedTuple, Protocol, TypedDict, TypeVar, Unpack
+from typing import Any, NamedTuple, Protocol, TypedDict, TypeVar, Unpack
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from dotkd._validate import check_int64_vector, check_integer, check_range, check_share
-from dotkd.data.images import DataFacts, ImageData, Images
+from dotkd._validate import UNLABELLED, check_int64_vector, check_integer, check_range, check_share
+from dotkd.data.decode import Part
+from dotkd.data.images import DataFacts, ImageData, Images, Splits
 from dotkd.errors import BadInput, unknown
 from dotkd.seeding import random_stream
 
 # ---------------------------------------------------------------- splits
 
 _Images = TypeVar("_Images", bound=Images)
-_Images_co = TypeVar("_Images_co", bound=Images, covariant=True)
 
 
 class SplitOptions(TypedDict, total=False):
     """Options of every loader: how the splits are drawn.
 
     Args:
-        validation: training images to set aside for validation; default 0.
+        validation: training images to set aside for validation; default 0, and no other number for
+            data with validation images of their own.
         label_noise: share of the training labels to replace by a wrong class, in [0, 1]; see
             :func:`dotkd.data.add_label_noise`; default 0.
         train_images: how many of the other images to train on; default 0, which keeps all of them.
@@ -39,40 +41,53 @@ class SplitOptions(TypedDict, total=False):
     seed: int
 
 
-class Splits(NamedTuple, Generic[_Images_co]):
-    """Training, validation and test images.
-
-    Hyper-parameters and the best epoch are chosen on ``validation``; ``test`` is read once, at the
-    end. Without validation images, ``validation`` is None rather than an empty data set, whose
-    accuracy would be 0 / 0.
-
-    Args:
-        train: images to train on.
-        validation: images to choose on, or None.
-        test: images for the final number.
-    """
-
-    train: _Images_co
-    validation: _Images_co | None
-    test: _Images_co
-
-    @property
-    def facts(self) -> DataFacts:
-        """Shape and size of these splits; no file is opened."""
-        held_out = 0 if self.validation is None else len(self.validation)
-        train = self.train
-        return DataFacts(*train.image_shape, len(train.classes), len(train) + held_out, len(self.test))
-
-
-def load_splits(
-    read: Callable[[], tuple[_Images, _Images]], **split: Unpack[SplitOptions]
-) -> Splits[_Images]:
+def load_splits(read: Callable[[], Splits[_Images]], **split: Unpack[SplitOptions]) -> Splits[_Images]:
     """Read a source and draw its splits, after checking the options: reading may take minutes."""
     for name in ("validation", "train_images", "seed"):
         check_integer(name, split.get(name, 0), low=0)
     check_share("label_noise", split.get("label_noise", 0.0))
-    rest, test = read()
-    return make_splits(rest, test, **split)
+    rest, own, test = read()
+    if own is not None and split.get("validation"):
+        raise BadInput(
+            f"validation must be 0 for data with validation images of their own, {len(own)} of them, "
+            f"got {split['validation']}"
+        )
+    splits = make_splits(rest, _labelled(test, "test"), **split)
+    return splits if own is None else splits._replace(validation=_labelled(own, "validation"))
+
+
+def _labelled(data: _Images, name: str) -> _Images:
+    known = (data.labels != UNLABELLED).nonzero().flatten()
+    if not len(known):
+        raise BadInput(f"the {name} images must have labels; none of the {len(data)} has one")
+    return data if len(known) == len(data) else data.subset(known)
+
+
+def check_test_share(share: float) -> None:
+    """Refuse a share outside [0, 1); 0 means that nothing is drawn."""
+    if check_share("test_share", share) == 1:
+        raise ValueError("test_share must be below 1, or nothing is left to train on")
+
+
+def draw_test(part: Part, share: float) -> tuple[Part, Part]:
+    """Draw a share of the labelled images, of each class alike and the same for every seed.
+
+    Returns:
+        The other images, and the share.
+
+    Raises:
+        BadInput: if the share is no image, or all of them.
+    """
+    known = np.flatnonzero(part.labels != UNLABELLED)
+    count = round(share * len(known))
+    if not 0 < count < len(known):
+        raise BadInput(
+            f"test_share={share:g} of {len(known)} images with labels is {count}: take another share"
+        )
+    stream = random_stream(0, "data.test")
+    drawn = stratified_sample(torch.from_numpy(part.labels[known]), count, generator=stream)
+    test = known[drawn.numpy()]
+    return part.pick(np.setdiff1d(np.arange(len(part.labels)), test)), part.pick(test)
 
 
 def make_splits(
@@ -86,7 +101,8 @@ def make_splits(
 ) -> Splits[_Images]:
     """Draw the validation images, then the training images, then the label noise.
 
-    Both draws keep the shares of the classes. Each of the three has a random stream of its own:
+    Both draws keep the shares of the classes; images without a label are drawn for training alone, as a
+    class of their own. Each of the three has a random stream of its own:
     fewer training images leave the validation images unchanged, and the noise does not depend on
     the split.
 
@@ -111,22 +127,28 @@ def make_splits(
         [6, 4, 10]
     """
     count = len(rest)
-    validation = check_integer("validation", validation, low=0, high=count - 1)
+    known = (rest.labels != UNLABELLED).nonzero().flatten()
+    # One image, and with labels one of these, must be left to train on.
+    validation = check_integer("validation", validation, low=0, high=max(len(known) - 1, 0))
     train_images = check_integer("train_images", train_images, low=0, high=count - validation)
     check_share("label_noise", label_noise)
     check_integer("seed", seed, low=0)
     train, held_out = rest, None
     if validation:
         stream = random_stream(seed, "data.split")
-        held_out, train = divide(rest, stratified_sample(rest.labels, validation, generator=stream))
+        drawn = stratified_sample(rest.labels[known], validation, generator=stream)
+        held_out, train = divide(rest, known[drawn])
     if train_images:
         stream = random_stream(seed, "data.train_images")
-        train = train.subset(stratified_sample(train.labels, train_images, generator=stream))
+        groups = train.labels.where(train.labels != UNLABELLED, len(rest.classes))
+        train = train.subset(stratified_sample(groups, train_images, generator=stream))
     if label_noise:
         stream = random_stream(seed, "data.label_noise")
-        train = train.with_labels(
-            add_label_noise(train.labels, label_noise, num_classes=len(rest.classes), generator=stream)
+        labels, known = train.labels.clone(), train.labels != UNLABELLED
+        labels[known] = add_label_noise(
+            labels[known], label_noise, num_classes=len(rest.classes), generator=stream
         )
+        train = train.with_labels(labels)
     return Splits(train, held_out, test)
 
 
@@ -248,8 +270,8 @@ class Source(Protocol):
         """Return shape and size, decoding at most one image."""
         ...
 
-    def read(self) -> tuple[Images, Images]:
-        """Return the images other than the test split, and the test split."""
+    def read(self) -> Splits[Images]:
+        """Return its splits, with validation images if it has its own."""
         ...
 
 
@@ -371,6 +393,7 @@ def data_facts(name: str, root: str | Path = "", **options: Any) -> DataFacts:
     given = _given(name, options)
     entry = _SOURCES[name]
     if str(root) and entry.opens is not None:
+        root = _expanded(root)
         defaults = {key: parameter.default for key, parameter in _keywords(entry.load).items()}
         return entry.opens(root, **(defaults | given)).facts()
     size = given.get("image_size")
@@ -405,11 +428,17 @@ def load_data(name: str, *, root: str | Path = "", **options: Any) -> Splits[Ima
         right = repr("") if str(root) else entry.root
         raise BadInput(f"root must be {right} for {name}, got {str(root)!r}")
     try:
-        return entry.load(root, **given)
+        return entry.load(_expanded(root), **given)
     except BadInput:
         raise
     except ValueError as error:
         raise BadInput(f"{name}: {error}") from error
+
+
+def _expanded(root: str | Path) -> str | Path:
+    """Put the home folder for ``~``; a name of the hub stays a text, and a path a path."""
+    # The method of Path raises for a user that does not exist.
+    return os.path.expanduser(root) if str(root).startswith("~") else root  # noqa: PTH111
 
 
 def _given(name: str, options: dict[str, Any]) -> dict[str, Any]:

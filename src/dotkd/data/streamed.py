@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 from dotkd._validate import check_integer, check_range, describe
 from dotkd.data.augment import RandomResizedCrop, ViewFunction
 from dotkd.data.decode import Encoded, Numbers, Store, centre_view, to_planes
-from dotkd.data.images import Augment, Batch, Images, check_classes, check_samples, to_unit
+from dotkd.data.images import Augment, Batch, Images, Splits, check_classes, check_samples, to_unit
 from dotkd.errors import BadInput, RunFailed
 from dotkd.processes import end_with_parent, new_context
 
@@ -27,15 +27,15 @@ _PRELOAD = (__name__, "PIL.JpegImagePlugin", "PIL.PngImagePlugin")
 _MOST_WORKERS = 8
 
 
-def stream_parts(
-    encoded: Encoded, size: int, workers: int | None
-) -> tuple["StreamedImages", "StreamedImages"]:
-    """Return the images other than the test split, and the test split."""
-    train, test = (
-        StreamedImages(part.images, torch.from_numpy(part.labels), encoded.classes, size, workers=workers)
-        for part in (encoded.train, encoded.test)
-    )
-    return train, test
+def stream_parts(encoded: Encoded, size: int, workers: int | None) -> Splits["StreamedImages"]:
+    """Return the splits of the source."""
+    parts = {
+        name: StreamedImages(
+            part.images, torch.from_numpy(part.labels), encoded.classes, size, workers=workers
+        )
+        for name, part in encoded.parts().items()
+    }
+    return Splits(parts["train"], parts.get("validation"), parts["test"])
 
 
 @dataclass(frozen=True, eq=False, init=False, repr=False)
@@ -54,7 +54,7 @@ class StreamedImages(Images):
 
     Args:
         store: the encoded images, such as :class:`dotkd.data.ImageFiles`.
-        labels: [N], int64, in [0, len(classes)).
+        labels: [N], int64, in [0, len(classes)); -100 for an image without a label.
         classes: class names, all different, in the order of their numbers.
         size: height and width of each view, at least 1.
         index: [N], int64, numbers of the images in the store, which are the sample numbers; None

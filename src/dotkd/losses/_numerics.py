@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from dotkd._validate import UNLABELLED
+
 # Vectors without any entry above this have no direction (the eps of torch.nn.functional.normalize).
 _NEGLIGIBLE = 1e-12
 
@@ -54,3 +56,37 @@ def other_classes(target: Tensor, num_classes: int) -> Tensor:
 def rounding_noise(tensor: Tensor, dim: int) -> Tensor:
     """A few units in the last place of the largest magnitude along ``dim``, which is kept with size 1."""
     return 8 * torch.finfo(tensor.dtype).eps * tensor.detach().abs().amax(dim=dim, keepdim=True)
+
+
+def of_labelled(target: Tensor, *logits: Tensor) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
+    """Make a mean over the batch one over its n labelled rows, without waiting for the device.
+
+    Args:
+        target: ``[B]``, int64; -100 for no label.
+        logits: Each ``[B, C]``.
+
+    Returns:
+        Weights ``[B, 1]`` of the rows: B / n, and 0 without a label. The target and the logits, with zeros in
+        the rows without a label, so that their terms are finite and have no gradient.
+    """
+    known = target != UNLABELLED
+    count = known.sum().clamp(min=1).to(logits[0].dtype)
+    missing = ~known.unsqueeze(1)
+    weights = known.unsqueeze(1) * (len(target) / count)
+    return weights, target.masked_fill(~known, 0), tuple(rows.masked_fill(missing, 0.0) for rows in logits)
+
+
+def task_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """Cross entropy: the mean over the labelled rows, or 0 with a graph where there is none.
+
+    Args:
+        logits: ``[B, C]``.
+        labels: ``[B]``, int64, -100 for no label; or probabilities ``[B, C]``.
+
+    Returns:
+        A scalar.
+    """
+    if labels.is_floating_point():
+        return functional.cross_entropy(logits, labels)
+    count = (labels != UNLABELLED).sum().clamp(min=1)
+    return functional.cross_entropy(logits, labels, reduction="sum", ignore_index=UNLABELLED) / count

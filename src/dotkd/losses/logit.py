@@ -17,7 +17,7 @@ from dotkd._validate import (
     checked_logit_pair,
     checked_logits,
 )
-from dotkd.losses._numerics import other_classes, rounding_noise
+from dotkd.losses._numerics import of_labelled, other_classes, rounding_noise
 
 # Published constants against division by zero: of a z-score, and of a correlation.
 _STANDARDIZE_EPS = 1e-7
@@ -247,7 +247,7 @@ def dkd_loss(
         student_logits: ``[B, C]``, floating point, C >= 2.
         teacher_logits: ``[B, C]``, floating point.
         target: ``[B]``, int64 class numbers in [0, C). ``torch.gather`` enforces the range: reading the
-            values here would wait for the device.
+            values here would wait for the device. Rows of -100 have no label and do not count.
         alpha: Weight of the target-class term, >= 0.
         beta: Weight of the other classes' term, >= 0.
         temperature: T > 0.
@@ -305,7 +305,8 @@ def nkd_loss(
     Args:
         student_logits: ``[B, C]``, floating point, C >= 2.
         teacher_logits: ``[B, C]``, floating point.
-        target: ``[B]``, int64 class numbers in [0, C); ``torch.gather`` enforces the range.
+        target: ``[B]``, int64 class numbers in [0, C); ``torch.gather`` enforces the range. Rows
+            of -100 have no label and do not count.
         gamma: Weight of the other classes' term, >= 0.
         temperature: T > 0.
 
@@ -332,14 +333,15 @@ def nkd_loss(
     student, teacher = checked_logit_pair(student_logits, teacher_logits)
     check_target(target, student)
 
+    weights, target, (student, teacher) = of_labelled(target, student, teacher)
     label = target.unsqueeze(1)
     confidence = functional.softmax(teacher, dim=1).gather(1, label)
-    target_term = -(confidence * functional.log_softmax(student, dim=1).gather(1, label)).mean()
+    target_term = -(weights * confidence * functional.log_softmax(student, dim=1).gather(1, label)).mean()
 
     others = other_classes(target, student.shape[1])
     ours = functional.log_softmax(student.gather(1, others) / temperature, dim=1)
     theirs = functional.softmax(teacher.gather(1, others) / temperature, dim=1)
-    others_term = -(theirs * ours).sum(dim=1).mean()
+    others_term = -(weights * theirs * ours).sum(dim=1).mean()
     return target_term + gamma * temperature**2 * others_term
 
 
@@ -374,7 +376,8 @@ def deepkd_losses(
     Args:
         student_logits: ``[B, C]``, floating point, C >= 2.
         teacher_logits: ``[B, C]``, floating point.
-        target: ``[B]``, int64 class numbers in [0, C); ``torch.gather`` enforces the range.
+        target: ``[B]``, int64 class numbers in [0, C); ``torch.gather`` enforces the range. Rows
+            of -100 have no label and do not count.
         temperature: T > 0.
         top_k: Number of other classes to keep, from 1, where the second loss is zero, to C; C - 1, C and None
             keep all. Among equal logits ``torch.topk`` chooses.
@@ -500,7 +503,8 @@ def label_smoothing_loss(logits: Tensor, target: Tensor, *, smoothing: float = 0
 
     Args:
         logits: ``[B, C]``, floating point, C >= 2.
-        target: ``[B]``, int64 class numbers in [0, C); ``torch.gather`` enforces the range.
+        target: ``[B]``, int64 class numbers in [0, C); ``torch.gather`` enforces the range. Rows
+            of -100 have no label and do not count.
         smoothing: In [0, 1); 0 is plain cross entropy.
 
     Returns:
@@ -522,8 +526,8 @@ def label_smoothing_loss(logits: Tensor, target: Tensor, *, smoothing: float = 0
     check_below_one("smoothing", smoothing)
     logits = checked_logits("logits", logits)
     check_target(target, logits)
-    # Not by torch's own cross entropy, which ignores the label -100 in silence.
-    log_probabilities = functional.log_softmax(logits, dim=1)
+    weights, target, (logits,) = of_labelled(target, logits)
+    log_probabilities = weights * functional.log_softmax(logits, dim=1)
     label_term = log_probabilities.gather(1, target.unsqueeze(1)).mean()
     return -(1 - smoothing) * label_term - smoothing * log_probabilities.mean()
 
@@ -543,7 +547,8 @@ def teacher_free_kd_loss(
 
     Args:
         logits: ``[B, C]``, floating point, C >= 2.
-        target: ``[B]``, int64 class numbers in [0, C); ``torch.scatter`` enforces the range.
+        target: ``[B]``, int64 class numbers in [0, C); ``torch.scatter`` enforces the range. Rows
+            of -100 have no label and do not count.
         correct_probability: a, above 1 / C and at most 1; the paper takes 0.9 and more.
         temperature: T > 0; the paper takes 20 and more.
 
@@ -574,25 +579,30 @@ def teacher_free_kd_loss(
             f"correct_probability must lie above 1 / C = {1 / num_classes:g} and be at most 1, "
             f"got {correct_probability}"
         )
+    weights, target, (logits,) = of_labelled(target, logits)
     rest = (1 - correct_probability) / (num_classes - 1)
     taught = torch.full_like(logits, rest).scatter(1, target.unsqueeze(1), correct_probability)
     return _divergence(
-        functional.log_softmax(logits, dim=1), functional.log_softmax(taught / temperature, dim=1)
+        functional.log_softmax(logits, dim=1), functional.log_softmax(taught / temperature, dim=1), weights
     )
 
 
 # ---------------------------------------------------------------- shared arithmetic
 
 
-def _divergence(student: Tensor, teacher: Tensor) -> Tensor:
+def _divergence(student: Tensor, teacher: Tensor, weights: Tensor | None = None) -> Tensor:
     """KL(teacher || student) of log-probabilities ``[B, K]``: sum over classes, mean over the batch."""
-    return functional.kl_div(student, teacher, reduction="batchmean", log_target=True)
+    if weights is None:
+        return functional.kl_div(student, teacher, reduction="batchmean", log_target=True)
+    terms = functional.kl_div(student, teacher, reduction="none", log_target=True)
+    return (weights * terms).sum() / len(student)
 
 
 def _decoupled(
     student: Tensor, teacher: Tensor, target: Tensor, temperature: float, top_k: int | None = None
 ) -> tuple[Tensor, Tensor]:
     """Divergences of (target, all others) and among the teacher's top k others, without the factor T^2."""
+    weights, target, (student, teacher) = of_labelled(target, student, teacher)
     others = other_classes(target, student.shape[1])
     pairs, rest = [], []
     for logits in (student / temperature, teacher / temperature):
@@ -603,8 +613,10 @@ def _decoupled(
     if top_k is not None and top_k < others.shape[1]:
         kept = teacher.gather(1, others).topk(top_k, dim=1).indices
         rest = [other_logits.gather(1, kept) for other_logits in rest]
-    target_term = _divergence(*(functional.log_softmax(pair, dim=1) for pair in pairs))
-    others_term = _divergence(*(functional.log_softmax(other_logits, dim=1) for other_logits in rest))
+    target_term, others_term = (
+        _divergence(functional.log_softmax(ours, dim=1), functional.log_softmax(theirs, dim=1), weights)
+        for ours, theirs in (pairs, rest)
+    )
     return target_term, others_term
 
 

@@ -169,7 +169,7 @@ class Method(nn.Module, ABC):
         Args:
             student: The student's outputs, attached to its graph.
             teacher: The teacher's outputs, without a graph.
-            target: ``[B]`` int64 class numbers.
+            target: ``[B]`` int64 class numbers; -100 for an image without a label.
             index: ``[B]`` int64 sample numbers, or None if the loop does not know them.
             progress: Share of the run that is over, in [0, 1].
 
@@ -312,7 +312,7 @@ class TaskMethod(nn.Module, ABC):
 
         Args:
             logits: ``[B, C]``, at least float32.
-            target: ``[B]`` int64 class numbers.
+            target: ``[B]`` int64 class numbers; -100 for an image without a label.
 
         Returns:
             A scalar.

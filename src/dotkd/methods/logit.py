@@ -3,7 +3,6 @@
 from typing import Any
 
 from torch import Tensor
-from torch.nn.functional import cross_entropy
 
 from dotkd._validate import check_below_one, check_non_negative, check_positive
 from dotkd.losses import (
@@ -17,6 +16,7 @@ from dotkd.losses import (
     teacher_free_kd_loss,
     top_k_schedule,
 )
+from dotkd.losses._numerics import task_loss
 from dotkd.methods.base import Method, Outputs, TaskMethod
 from dotkd.methods.registry import register
 
@@ -390,4 +390,4 @@ class TeacherFreeKD(TaskMethod):
         virtual = teacher_free_kd_loss(
             logits, target, correct_probability=self.correct_probability, temperature=self.temperature
         )
-        return self.task_weight * cross_entropy(logits, target) + self.distill_weight * virtual
+        return self.task_weight * task_loss(logits, target) + self.distill_weight * virtual

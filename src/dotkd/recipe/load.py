@@ -1,5 +1,6 @@
 """Recipes from files and overrides, and back to TOML."""
 
+import os
 import re
 import tomllib
 from collections.abc import Sequence
@@ -59,7 +60,7 @@ def find_recipe(recipe: str | Path, folder: Path | None = None) -> Path:
     Raises:
         BadInput: There is no such recipe; the message names the nearest shipped one.
     """
-    path = Path(recipe) if folder is None else folder / recipe
+    path = _expanded(str(recipe)) if folder is None else folder / _expanded(str(recipe))
     if (path / "recipe.toml").is_file():
         raise BadInput(f"{recipe} is the folder of a run: its recipe is {path / 'recipe.toml'}")
     if path.is_file():
@@ -299,13 +300,18 @@ def _keys_of(table: str, name: str) -> set[str]:
     return set(cls.model_fields) if cls else {"name"}
 
 
+def _expanded(path: str) -> Path:
+    # The method of Path raises for a user that does not exist.
+    return Path(os.path.expanduser(path))  # noqa: PTH111
+
+
 def _anchored(place: tuple[str, ...], value: Any, folder: Path) -> Any:
     """Make a path absolute; the name of a recipe or of a data set on the hub stays."""
     if not isinstance(value, str) or not value:
         return value
     if place[1:] == ("model",):
         return absolute_name(value, folder)
-    path = (folder / value).resolve()
+    path = (folder / _expanded(value)).resolve()
     if place == ("teacher", "recipe"):
         name = value.removesuffix(".toml")
         if path.exists():

@@ -57,7 +57,12 @@ class Data(Table):
         ),
     ] = ""
     validation: Annotated[
-        int, Field(ge=0, description="Training images set aside to choose on; 0: none, and no best epoch.")
+        int,
+        Field(
+            ge=0,
+            description="Training images set aside to choose on; 0: none, and no best epoch, but for data "
+            "with validation images of their own.",
+        ),
     ]
     train_images: Annotated[int, Field(ge=0, description="Training images to keep; 0: all.")] = 0
     label_noise: Annotated[
@@ -94,13 +99,44 @@ class Data(Table):
         str | None, Field(description="Column of a `hub` data set with the classes; none: `label`.")
     ] = None
     train_split: Annotated[
-        str | None, Field(description="Split of a `hub` data set to train on; none: `train`.")
+        str | None,
+        Field(
+            description="Split of a `hub` data set to train on, or a slice of one such as `train[:80%]`; "
+            "none: `train`, less what the slices of the other two take."
+        ),
     ] = None
     test_split: Annotated[
-        str | None, Field(description="Split of a `hub` data set to test on; none: `test`.")
+        str | None, Field(description="Split of a `hub` data set to test on, or a slice; none: `test`.")
+    ] = None
+    validation_split: Annotated[
+        str | None,
+        Field(
+            description="Split of a `hub` data set to choose on, or a slice; none: `validation` images of "
+            "`train_split`."
+        ),
+    ] = None
+    test_share: Annotated[
+        float | None,
+        Field(
+            gt=0,
+            lt=1,
+            description="Share of each class to set aside as the test split of a `folder` or `hub` that has "
+            "none, the same images whatever the seed.",
+        ),
+    ] = None
+    unlabelled: Annotated[
+        str | None,
+        Field(
+            description="Name of a folder in the root of a `folder`, with images to train on that have no "
+            "class."
+        ),
     ] = None
     config: Annotated[
         str | None, Field(description="Configuration of a `hub` data set, where it has several.")
+    ] = None
+    max_image_pixels: Annotated[
+        int | None,
+        Field(ge=1, description="Limit on width x height of an image file; none: Pillow's, 178,956,970."),
     ] = None
     seed: Annotated[int, Field(ge=0, description="Draws the splits and the label noise.")] = 0
 

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dotkd._validate import UNLABELLED
 from dotkd.data import Batch, DataFacts, Images, Splits, load_data
 from dotkd.data.augment import Augmentation
 from dotkd.distiller import Distiller
@@ -193,6 +194,7 @@ def check_recipe(
     if lacks_normalisation(student):
         student.set_normalisation(*channel_statistics(data.train))
     distiller = build_distiller(recipe, student.to(device), network, method, data.train, device)
+    _check_labels(distiller, recipe, data.train.labels)
     _try(distiller, _first(data.train, _TRIED))
     _refuse_single_image(distiller, recipe, len(data.train))
     start = recipe.student.checkpoint
@@ -390,7 +392,7 @@ def _examples(
         return None, None
     positions = probe_positions(data, recipe.data.seed)[:_EXAMPLE]
     labels = torch.full((int(data.index.max()) + 1,), -1)
-    labels[data.index.cpu()] = data.labels.cpu()
+    labels[data.index.cpu()] = data.labels.cpu().clamp(min=-1)  # no class to draw negatives from
     return data.batch(positions).images, labels
 
 
@@ -401,6 +403,22 @@ def _try(distiller: Distiller, batch: Batch) -> None:
             distiller(batch.images, batch.labels, index=batch.index, progress=1.0)
     except ValueError as error:
         raise BadInput(f"method: {error}") from None
+
+
+def _check_labels(distiller: Distiller, recipe: Recipe, labels: Tensor) -> None:
+    """Refuse images without a label where nothing can be learnt from them."""
+    missing = int((labels == UNLABELLED).sum())
+    steps = Augmentation(recipe.data.augment)
+    if missing and steps.mixes_labels:
+        raise BadInput(
+            f"data.augment: {recipe.data.augment[-1]!r} mixes labels, and {missing} of {len(labels)} "
+            "training images have none: leave that step out"
+        )
+    if missing == len(labels) and (distiller.teacher is None or "target" in distiller.needs):
+        reader = (
+            "a network without a teacher" if distiller.teacher is None else type(distiller.method).__name__
+        )
+        raise BadInput(f"data: none of the {missing} training images has a label, which {reader} needs")
 
 
 def _refuse_single_image(distiller: Distiller, recipe: Recipe, images: int) -> None:

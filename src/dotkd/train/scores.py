@@ -7,6 +7,7 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
+from dotkd._validate import UNLABELLED
 from dotkd.data import Images
 
 
@@ -30,7 +31,7 @@ def score(model: nn.Module, data: Images, *, batch_size: int = 512, precision: s
 
     Args:
         model: Maps images to logits; its modes are restored.
-        data: Images and true labels, on the device of the model.
+        data: Images and true labels, on the device of the model; those without a label do not count.
         batch_size: Images in a forward pass.
         precision: ``"fp32"``, or ``"bf16"`` for autocast.
 
@@ -51,10 +52,10 @@ def score(model: nn.Module, data: Images, *, batch_size: int = 512, precision: s
                 logits = model(batch.images)
             logits = logits.float()
             highest = logits.topk(min(5, logits.shape[1])).indices == batch.labels[:, None]
-            loss = cross_entropy(logits, batch.labels, reduction="sum")
+            loss = cross_entropy(logits, batch.labels, reduction="sum", ignore_index=UNLABELLED)
             sums += torch.stack([highest[:, 0].sum().double(), highest.sum().double(), loss.double()])
-    accuracy, top5, loss_sum = (sums / len(data)).tolist()
-    return Scores(accuracy, top5, loss_sum)
+    accuracy, top5, loss = (sums / (data.labels != UNLABELLED).sum().clamp(min=1)).tolist()
+    return Scores(accuracy, top5, loss)
 
 
 class in_evaluation_mode:  # noqa: N801 (a context manager reads like a phrase)

@@ -7,6 +7,7 @@ from typing import NoReturn
 import torch
 from torch import Tensor
 
+from dotkd._validate import UNLABELLED
 from dotkd.data import Batch, StreamedImages
 from dotkd.distiller import Losses
 from dotkd.errors import Diverged
@@ -19,7 +20,9 @@ from dotkd.train.state import RunState
 OnStep = Callable[[int, int], None]
 """Called after each step with the steps done and the steps of the run."""
 
-_IMAGES = "images"
+_IMAGES, _LABELLED = "images", "labelled"  # numbers of them in a batch
+_BY_LABEL = frozenset({"train_task_loss", "train_weighted_task_loss", "train_accuracy"})
+_DISTILL = frozenset({"train_distill_loss", "train_weighted_distill_loss"})
 
 
 def train_epoch(run: RunState, on_step: OnStep | None = None) -> dict[str, float | None]:
@@ -30,8 +33,8 @@ def train_epoch(run: RunState, on_step: OnStep | None = None) -> dict[str, float
         on_step: Called after each step.
 
     Returns:
-        Fields of :class:`dotkd.records.EpochMetrics`: means over the images of the epoch, the learning rate
-        of the last step, and ``teacher_cache_hit_rate``.
+        Fields of :class:`dotkd.records.EpochMetrics`: means over the images of the epoch (what reads labels:
+        over those with a label), the learning rate of the last step, and ``teacher_cache_hit_rate``.
 
     Raises:
         Diverged: A loss was not finite.
@@ -66,10 +69,18 @@ def train_epoch(run: RunState, on_step: OnStep | None = None) -> dict[str, float
     table = torch.stack([torch.stack([row[name] for row in rows]) for name in names]).double().cpu()
     columns = dict(zip(names, table, strict=True))
     _refuse_nonfinite(run, columns, run.epoch * steps)
-    images = columns.pop(_IMAGES)
+    images, labelled = columns.pop(_IMAGES), columns.pop(_LABELLED)
+    by_label = _BY_LABEL | (_DISTILL if "target" in run.distiller.needs else frozenset())
+
+    def mean(name: str) -> float | None:
+        counts = labelled if name in by_label else images
+        if not counts.any():
+            return None if name == "train_accuracy" else 0.0
+        return float((columns[name] * counts).sum() / counts.sum())
+
     return {
         "lr": run.optimizer.param_groups[0]["lr"],
-        **{name: float((column * images).sum() / images.sum()) for name, column in columns.items()},
+        **{name: mean(name) for name in columns},
         "teacher_cache_hit_rate": None if cache is None else cache.hit_rate(),
     }
 
@@ -182,6 +193,7 @@ def _losses(run: RunState, batch: Example, progress: float) -> Losses:
 @torch.no_grad()
 def _metrics(losses: Losses, labels: Tensor) -> dict[str, Tensor]:
     likeliest = labels if labels.ndim == 1 else labels.argmax(dim=1)
+    labelled = (likeliest != UNLABELLED).sum()
     task = losses.raw["task"]
     found = {"train_task_loss": task, "train_weighted_task_loss": losses.streams["task"].detach()}
     if len(losses.streams) > 1:
@@ -189,8 +201,9 @@ def _metrics(losses: Losses, labels: Tensor) -> dict[str, Tensor]:
         assert distill is not None
         assert raw_distill is not None
         found |= {"train_distill_loss": raw_distill, "train_weighted_distill_loss": distill.detach()}
-    found["train_accuracy"] = (losses.logits.argmax(dim=1) == likeliest).float().mean()
+    found["train_accuracy"] = (losses.logits.argmax(dim=1) == likeliest).sum() / labelled.clamp(min=1)
     found[_IMAGES] = torch.full_like(task, len(labels))
+    found[_LABELLED] = labelled.to(task.dtype)
     # Copied: a CUDA graph writes over its outputs in the next step.
     return dict(zip(found, torch.stack(list(found.values())).unbind(), strict=True))
 
