@@ -149,7 +149,11 @@ class StudentFile(NamedTuple):
 
 def save_student(student: nn.Module, recipe: Recipe, facts: DataFacts, path: Path) -> None:
     """Write a deployable student: weights as safetensors, the recipe in the metadata."""
-    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in student.state_dict().items()}
+    # Copies: safetensors refuses tensors that share memory, as tied weights do. The network ties them again.
+    weights = {
+        name: tensor.detach().to("cpu", memory_format=torch.contiguous_format, copy=True)
+        for name, tensor in student.state_dict().items()
+    }
     text = recipe_text(recipe)
     if recipe.data.name in _UNNAMED:  # the network is made again without the images
         text += "\n" + tomli_w.dumps({_MADE_FOR: facts._asdict()})
