@@ -33,6 +33,7 @@ from dotkd.recipe.tables import (
     check_device,
 )
 from dotkd.seeding import random_stream
+from dotkd.train.differentiate import gradients
 from dotkd.train.frozen import settle_teacher
 from dotkd.train.networks import (
     build_student,
@@ -417,10 +418,7 @@ def _one_pass_will_do(table: ControlTable, distiller: Distiller, data: Images) -
         if not (losses.task.requires_grad and losses.distill.requires_grad):
             return False
         task, distill = (
-            [
-                grad is not None
-                for grad in torch.autograd.grad(loss, params, retain_graph=True, allow_unused=True)
-            ]
+            [grad is not None for grad in gradients(loss, params, retain_graph=True)]
             for loss in (losses.task, losses.distill)
         )
     return task == distill
