@@ -73,6 +73,7 @@ MISTAKES = [
     (["data.train_images=50"], "train_images must be 0 for digits"),
     (["data.validation=1400"], "validation must be an integer from 0 to 1399, got 1400"),
     (["run.device=cuda:99"], r"run\.device: no device 'cuda:99' here"),
+    (["run.device=mps"], r"run\.device: must be 'auto', 'cpu', 'cuda' or 'cuda:N', got 'mps'"),
     (["student.checkpoint=gone.safetensors"], r"no file '.*gone\.safetensors'"),
     (["teacher.checkpoint=gone.safetensors"], r"no file '.*gone\.safetensors'"),
     (["teacher.recipe=quick/gone"], "no recipe 'quick/gone'"),
