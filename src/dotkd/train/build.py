@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from dotkd.data import Batch, DataFacts, Images, Splits, load_data
 from dotkd.data.augment import Augmentation
@@ -173,9 +174,9 @@ def check_recipe(recipe: Recipe, teacher: Path | nn.Module | Recipe | None = Non
         network = build_untrained_teacher(untrained.recipe, facts)
     elif recipe.teacher is not None and not isinstance(teacher, nn.Module) and network is None:
         network = build_teacher(recipe, teacher, facts)
-    distiller = build_distiller(
-        recipe, build_student(recipe, facts).to(device), network, build_method(recipe), data.train, device
-    )
+    student = build_student(recipe, facts)
+    _refuse_untrainable(student, recipe)
+    distiller = build_distiller(recipe, student.to(device), network, build_method(recipe), data.train, device)
     _try(distiller, _first(data.train, _TRIED))
     _refuse_single_image(distiller, recipe, len(data.train))
     start = recipe.student.checkpoint
@@ -349,6 +350,22 @@ def _try(distiller: Distiller, batch: Batch) -> None:
             distiller(batch.images, batch.labels, index=batch.index, progress=1.0)
     except ValueError as error:
         raise BadInput(f"method: {error}") from None
+
+
+def _refuse_untrainable(student: nn.Module, recipe: Recipe) -> None:
+    """Refuse a student without weights to train, or with weights that an optimizer cannot move well."""
+    trained = [(name, param) for name, param in student.named_parameters() if param.requires_grad]
+    if not trained:
+        raise BadInput(f"student.model: {recipe.student.model!r} has no parameter that requires a gradient")
+    for name, param in trained:
+        dtype = str(param.dtype).removeprefix("torch.")
+        if not is_lazy(param) and param.numel() == 0:
+            raise BadInput(f"student.model: {recipe.student.model!r}: its parameter {name} has no elements")
+        if param.dtype != torch.float32:
+            raise BadInput(
+                f"student.model: {recipe.student.model!r}: its parameter {name} is {dtype}, and must be "
+                "float32; run.precision = 'bf16' computes in bfloat16"
+            )
 
 
 def _refuse_single_image(distiller: Distiller, recipe: Recipe, images: int) -> None:
