@@ -17,7 +17,8 @@ from dotkd.compare import compare
 from dotkd.errors import BadInput
 from dotkd.recipe import load_recipe
 from dotkd.records import Analysis, MeasuredOn
-from dotkd.runs import ANALYSIS, LAST, RESULTS, STUDENT
+from dotkd.report import write_report
+from dotkd.runs import ANALYSIS, LAST, RESULTS, STUDENT, read_record
 from dotkd.seeding import random_stream
 from dotkd.train.build import build_data
 from dotkd.train.loop import provide_teacher, train
@@ -285,6 +286,73 @@ def test_learned_parts_come_back_with_the_run(name, tmp_path):
     assert images == {"landscape": held_out, "sharpness": min(256, held_out), "quality": 200, "cost": 200}
     again = analyze([run], parts=["landscape", "sharpness", "quality"], images=300, grid=3)[run]
     assert again == found
+
+
+UNUSUAL = """
+import torch
+from torch.utils.checkpoint import checkpoint
+
+
+class Checkpointed(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body = torch.nn.Linear(16, 16)
+
+    def forward(self, hidden):
+        if not hidden.requires_grad:
+            return self.body(hidden)
+        return checkpoint(self.body, hidden, use_reentrant=True)
+
+
+def net(middle, num_classes):
+    first, last = torch.nn.Linear(64, 16), torch.nn.Linear(16, num_classes)
+    return torch.nn.Sequential(torch.nn.Flatten(), first, middle, last)
+
+
+def hardsigmoid(num_classes):
+    return net(torch.nn.Hardsigmoid(), num_classes)
+
+
+def reentrant(num_classes):
+    return net(Checkpointed(), num_classes)
+"""
+MISSING = {  # the part or number that torch cannot compute, and a word of the reason
+    "hardsigmoid": {"sharpness": "hardsigmoid_backward"},
+    "reentrant": {"sharpness": "use_reentrant", "quality.robustness.fgsm": "use_reentrant"},
+}
+
+
+@slow
+@pytest.mark.parametrize("kind", MISSING)
+def test_a_part_that_cannot_be_measured_has_a_reason_and_the_others_stay(kind, tmp_path, monkeypatch, capsys):
+    from dotkd.cli import main
+
+    (tmp_path / "unusual.py").write_text(UNUSUAL)
+    monkeypatch.chdir(tmp_path)
+    recipe = load_recipe("quick/digits-plain", ["schedule.epochs=1", f"student.model=unusual:{kind}"])
+    results = train(recipe, tmp_path / "run")
+    (tmp_path / "own.toml").write_text('extends = "run/recipe.toml"\n')
+    words = ["analyze", "run", "--recipe", "own.toml", "--images", "200", "--grid", "3"]
+    monkeypatch.setattr(sys, "argv", ["dotkd", *words])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert not ended.value.code
+    said = " ".join(capsys.readouterr().out.split())
+    found = read_record(tmp_path / "run" / ANALYSIS, Analysis)
+    assert found.reasons.keys() == MISSING[kind].keys()
+    for what, word in MISSING[kind].items():
+        assert word in found.reasons[what]
+        assert f"no {what}: {found.reasons[what][:40]}" in said
+    assert found.sharpness is None
+    assert found.landscape.task[1][1] == pytest.approx(found.quality.nll, rel=1e-5)
+    assert found.quality.nll == pytest.approx(results.last.validation_loss, rel=1e-5)
+    assert found.cost.parameters == results.parameters
+    attacked = found.quality.robustness["fgsm"].accuracy
+    assert (attacked is None) == ("quality.robustness.fgsm" in MISSING[kind])
+    again = analyze([tmp_path / "run"], recipe, parts=["cost"])[tmp_path / "run"]
+    assert again.reasons == found.reasons  # of parts that are not measured anew
+    page = " ".join(write_report(tmp_path / "run").read_text().split())
+    assert f"plain, seed 0: no sharpness ({found.reasons['sharpness'][:20]}" in page
 
 
 @slow

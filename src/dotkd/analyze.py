@@ -16,7 +16,7 @@ from torch.nn.functional import cross_entropy
 from dotkd import analysis, records
 from dotkd._validate import UNLABELLED
 from dotkd.data import Batch, Images
-from dotkd.errors import BadInput
+from dotkd.errors import BadInput, first_line
 from dotkd.recipe import Recipe, load_recipe
 from dotkd.runs import (
     ANALYSIS,
@@ -81,6 +81,7 @@ class _Opened(NamedTuple):
     state: RunState
     grid: int
     reference: Path | None
+    reasons: dict[str, str]
 
     def params(self) -> list[nn.Parameter]:
         """Trainable parameters of the student."""
@@ -107,6 +108,8 @@ def _numbers(values: Tensor) -> tuple[float, ...]:
 
 # ---------------------------------------------------------------- landscape
 
+GRID = 15
+"""Points along each side of a loss surface, by default."""
 _REACH = 1.0
 
 
@@ -219,7 +222,7 @@ def _quality(run: _Opened, data: Images) -> records.Quality:
             records.WorstClass(name=data.classes[row.label], accuracy=row.accuracy, count=row.samples)
             for row in analysis.worst_classes(logits, target, len(data.classes))
         ),
-        robustness=_robustness(model, data),
+        robustness=_robustness(model, data, run.reasons),
         **found,
     )
 
@@ -242,7 +245,9 @@ def _agreement(student: Tensor, teacher: Tensor, target: Tensor) -> records.Agre
     )
 
 
-def _robustness(model: nn.Module, data: Images) -> dict[str, records.Attack | tuple[float | None, ...]]:
+def _robustness(
+    model: nn.Module, data: Images, reasons: dict[str, str]
+) -> dict[str, records.Attack | tuple[float | None, ...]]:
     """Accuracy at strengths 1 to 5 of each corruption, and under FGSM."""
 
     def corrupted(batch: Batch, kind: str, strength: int, noise: torch.Generator) -> Tensor:
@@ -261,7 +266,11 @@ def _robustness(model: nn.Module, data: Images) -> dict[str, records.Attack | tu
             for strength in range(1, 6)
         ]
         found[kind] = tuple(_accuracy(model, data, change) for change in changes)
-    found["fgsm"] = records.Attack(epsilon=_EPSILON, accuracy=_accuracy(model, data, attacked))
+    try:
+        under_attack = _accuracy(model, data, attacked)
+    except RuntimeError as error:
+        under_attack, reasons["quality.robustness.fgsm"] = None, first_line(error)
+    found["fgsm"] = records.Attack(epsilon=_EPSILON, accuracy=under_attack)
     return found
 
 
@@ -404,7 +413,7 @@ def analyze(
     *,
     parts: Sequence[str] | None = None,
     images: int = 1000,
-    grid: int = 15,
+    grid: int = GRID,
     on_part: Callable[[Path, str], None] = lambda _run, _part: None,
 ) -> dict[Path, records.Analysis]:
     """Measure finished runs, and write ``analysis.json`` into each folder after each part.
@@ -425,8 +434,8 @@ def analyze(
 
     Returns:
         The content of ``analysis.json`` of each run with a part to measure; ``measured_on`` says for each
-        part the split and the number of images. If two students differ in their tensors, ``interpolation``
-        holds the reason.
+        part the split and the number of images, and ``reasons`` why a part is missing. If two students differ
+        in their tensors, ``interpolation`` holds the reason.
 
     Raises:
         BadInput: A folder is not a finished run, its teacher is gone, or an option is wrong.
@@ -450,7 +459,6 @@ def _measure(
 ) -> records.Analysis:
     folder = wanted.run
     state = _open(folder, recipe)
-    run = _Opened(state, grid, wanted.reference)
     split = "test" if state.data.validation is None else "validation"
     remembers = "index" in state.distiller.needs
     losses_split = "train" if remembers else split
@@ -470,8 +478,16 @@ def _measure(
             count = images if part.most_images is None else min(images, part.most_images)
             data = _choose(getattr(state.data, source), count)
             on = records.MeasuredOn(split=source, images=len(data))
-            measured = {name: part.measure(run, data), "measured_on": {**found.measured_on, name: on}}
-            found = found.model_copy(update=measured)
+            reasons = {key: why for key, why in found.reasons.items() if key.partition(".")[0] != name}
+            try:
+                value = part.measure(_Opened(state, grid, wanted.reference, reasons), data)
+            except BadInput:
+                raise
+            except (RuntimeError, ValueError) as error:  # no second derivative, a loss that is not finite
+                value, reasons[name] = None, first_line(error)
+            found = found.model_copy(
+                update={name: value, "measured_on": {**found.measured_on, name: on}, "reasons": reasons}
+            )
             write_json(folder / ANALYSIS, found.model_dump(mode="json", by_alias=True, exclude_unset=True))
     return found
 

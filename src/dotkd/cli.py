@@ -9,9 +9,10 @@ import traceback
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, ParamSpec
+from typing import TYPE_CHECKING, Annotated, Any, ParamSpec
 
 import typer
+from typer.core import TyperCommand, TyperGroup
 
 from dotkd.errors import BadInput, RunFailed
 
@@ -63,6 +64,26 @@ StudentRecipe = Annotated[
 _P = ParamSpec("_P")
 
 
+class _OptionsOnce:
+    """Refuses an option with a value that is given twice: the first value would be dropped."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        given = self.make_parser(ctx).parse_args(args=list(args))[2]  # type: ignore[attr-defined]
+        for option in given:
+            if given.count(option) > 1 and not (option.multiple or option.is_flag):
+                ctx.fail(f"{max(option.opts, key=len)} is given {given.count(option)} times: give it once")
+        parsed: list[str] = super().parse_args(ctx, args)  # type: ignore[misc]
+        return parsed
+
+
+class _Command(_OptionsOnce, TyperCommand):
+    pass
+
+
+class _Group(_OptionsOnce, TyperGroup):
+    pass
+
+
 def main() -> None:
     """Run the command line; ``--debug`` may stand anywhere."""
     if "--debug" in sys.argv[1:]:
@@ -91,7 +112,7 @@ def verb(example: str, group: typer.Typer = app) -> Callable[[Callable[_P, None]
     """Decorator: add a command to the command line, with an example in its help."""
 
     def decorate(command: Callable[_P, None]) -> Callable[_P, None]:
-        return group.command(epilog=_epilog(example))(exit_codes(command))
+        return group.command(cls=_Command, epilog=_epilog(example))(exit_codes(command))
 
     return decorate
 
@@ -233,19 +254,25 @@ def compare(
         str,
         typer.Option(metavar="LR,LR", help="Choose each arm's learning rate on validation images."),
     ] = "",
-    tune_seeds: Annotated[int, typer.Option(min=1, help="Seeds of each --tune-lr trial: 100, ...")] = 3,
+    tune_seeds: Annotated[
+        int | None, typer.Option(min=1, help="Seeds of each --tune-lr trial: 100, ...; default: 3.")
+    ] = None,
     jobs: Annotated[
         int, typer.Option(min=1, help="Runs at a time, on one device, each in its own process.")
     ] = 1,
     output: Output = Path("comparison"),
 ) -> None:
     """Train recipes x seeds into one folder and write a report; the same command resumes."""
-    from dotkd.compare import RateSearch, parse_rates, parse_sweep
+    from dotkd.compare import TUNE_SEEDS, RateSearch, parse_rates, parse_sweep
     from dotkd.recipe import is_override
 
     overrides = [word for word in recipes if is_override(word)]
     names = [word for word in recipes if word not in overrides]
-    search = RateSearch(parse_rates(tune_lr), tune_seeds) if tune_lr else None
+    if tune_seeds is not None and not tune_lr:
+        raise BadInput(f"--tune-seeds {tune_seeds}: are of --tune-lr, which is not given")
+    search = RateSearch(parse_rates(tune_lr), tune_seeds or TUNE_SEEDS) if tune_lr else None
+    if tune_lr and any(word.partition("=")[0] == "optimizer.lr" for word in overrides):
+        raise BadInput("optimizer.lr and --tune-lr both set the learning rate: give one of them")
     _compare(names, overrides, seeds, output, parse_sweep(sweep) if sweep else None, search, jobs)
 
 
@@ -349,15 +376,19 @@ def analyze(
     images: Annotated[
         int, typer.Option(min=16, help="Number of images: of validation, or of test without validation.")
     ] = 1000,
-    grid: Annotated[int, typer.Option(min=3, help="Points along each side of a loss surface, odd.")] = 15,
+    grid: Annotated[
+        int | None, typer.Option(min=3, help="Points along each side of a loss surface, odd; default: 15.")
+    ] = None,
     recipe: StudentRecipe = "",
 ) -> None:
     """Measure surfaces, curvature, calibration, robustness, cost and interpolation of finished runs."""
+    from dotkd.analyze import GRID, plan
     from dotkd.analyze import analyze as analyze_run
-    from dotkd.analyze import plan
     from dotkd.console import bars, console
 
     names = [part.strip() for part in parts.split(",")] if parts else None
+    if names and grid is not None and "landscape" not in names:
+        raise BadInput(f"--grid {grid}: is of the part landscape, and --parts is {parts}")
     plans = plan(runs, names)
     with bars(sum(len(one.parts) for one in plans)) as progress:
 
@@ -365,16 +396,19 @@ def analyze(
             progress.run(f"{run.parent.name}/{run.name}: {part}", None)
 
         found = analyze_run(
-            runs, _recipe_or_none(recipe), parts=names, images=images, grid=grid, on_part=on_part
+            runs, _recipe_or_none(recipe), parts=names, images=images, grid=grid or GRID, on_part=on_part
         )
     for run, _, reference in plans:
         console.print(f"{run / 'analysis.json'}", soft_wrap=True)
+        for part, reason in found[run].reasons.items():
+            console.print(f"{run}: no {part}: {reason}", soft_wrap=True)
         line = found[run].interpolation if reference is not None else None
         if line is not None and line.reason:
             console.print(f"{run}: no interpolation from {reference}: {line.reason}", soft_wrap=True)
 
 
 recipes_app = typer.Typer(
+    cls=_Group,
     help="List the shipped recipes with pair, data and published accuracy, or show one in full.",
     invoke_without_command=True,
     rich_markup_mode="rich",
@@ -396,6 +430,8 @@ def recipes(
         from dotkd.console import show_recipes
 
         show_recipes(only)
+    elif only:
+        raise BadInput(f"--only {only}: is for the list, not for {context.invoked_subcommand}")
 
 
 @verb("dotkd recipes show quick/digits-kd-dot optimizer.delta=0.05", recipes_app)

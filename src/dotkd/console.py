@@ -86,6 +86,8 @@ def show_epoch(metrics: "EpochMetrics") -> None:
     if metrics.validation_accuracy is not None:
         parts.append(f"validation {100 * metrics.validation_accuracy:.2f} %")
     parts.append(f"{metrics.seconds:.1f} s")
+    if metrics.gradient_reason is not None:
+        parts.append(f"no gradients to compare: {metrics.gradient_reason}")
     console.print("  ".join(parts), soft_wrap=True)
 
 

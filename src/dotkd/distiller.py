@@ -4,7 +4,7 @@ The same class trains students without a teacher: their losses have one stream, 
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from dotkd.features import FeaturePath, Taps, pair_paths
-from dotkd.losses._numerics import task_loss
+from dotkd.losses._numerics import full_precision, task_loss
 from dotkd.methods.base import Method, Outputs, Setting, TaskMethod
 from dotkd.methods.registry import as_method, create_method
 
@@ -273,7 +273,7 @@ class Distiller(nn.Module):
             raise ValueError(f"progress must be the share of the run that is over, in [0, 1], got {progress}")
         self._check_fit(student, teacher, labels)
         method = self.method
-        with _full_precision(student.logits.device.type):
+        with full_precision(student.logits.device.type):
             if not isinstance(method, Method) or teacher is None:
                 logits = student.logits
                 logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
@@ -516,9 +516,3 @@ def _checked(method: Method, losses: Any) -> dict[str, Tensor]:
             kind = str(list(loss.shape)) if isinstance(loss, Tensor) else type(loss).__name__
             raise ValueError(f"method {type(method).__name__} must return a scalar tensor, got {kind}")
     return named
-
-
-def _full_precision(device_type: str) -> AbstractContextManager[Any]:
-    if torch.amp.is_autocast_available(device_type):
-        return torch.autocast(device_type, enabled=False)
-    return nullcontext()

@@ -36,6 +36,22 @@ class Diverged(RunFailed):
     """A loss or a weight of a run is not finite."""
 
 
+def first_line(error: BaseException) -> str:
+    r"""Return the first line of the message of an error, at most 200 characters; its type if it has none.
+
+    Args:
+        error: The error.
+
+    Returns:
+        One line.
+
+    Example:
+        >>> first_line(RuntimeError("out of memory\nTried to allocate ..."))
+        'out of memory'
+    """
+    return str(error).strip().partition("\n")[0][:200] or type(error).__name__
+
+
 def unknown(kind: str, word: str, known: Iterable[str]) -> str:
     """Return the message for a word that is not on a list.
 

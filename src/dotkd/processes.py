@@ -1,4 +1,4 @@
-"""Starts worker processes without forking this one, and ends them with their parent."""
+"""Starts worker processes without forking this one, ends them with their parent, counts CPUs for them."""
 
 import multiprocessing
 import os
@@ -22,6 +22,11 @@ def new_context(*preload: str) -> BaseContext:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(list(preload))
     return context
+
+
+def available_cpus() -> int:
+    """Return the number of CPUs that this process may use; all of them where the system does not say."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def end_with_parent() -> None:

@@ -46,7 +46,8 @@ class EpochMetrics(Record):
 
     Training losses are means over the images of the epoch, in training mode: raw, as the method defines
     them, and weighted, as they were differentiated. Gradients are those of one fixed probe batch after the
-    epoch. A quantity that does not exist, such as a distillation loss without a teacher, is None.
+    epoch. A quantity that does not exist, such as a distillation loss without a teacher, is None;
+    ``gradient_reason`` says why gradients that exist could not be compared.
     """
 
     epoch: Annotated[int, Field(ge=1)]
@@ -68,6 +69,7 @@ class EpochMetrics(Record):
     distill_total_cosine: Number = None
     task_update_cosine: Number = None
     distill_update_cosine: Number = None
+    gradient_reason: str | None = None
     seconds: float = 0.0
     compile_seconds: Number = None
     teacher_cache_hit_rate: Number = None
@@ -360,12 +362,14 @@ class Analysis(MeasuredOn):
     """``analysis.json`` of a run; ``measured_on`` names the images of each part.
 
     A part missing there, as in older files, was measured on ``images`` of ``split``; losses of a method that
-    remembers training images on ``losses_split``.
+    remembers training images on ``losses_split``. ``reasons`` says why a part, or a number in it such as
+    ``quality.robustness.fgsm``, could not be measured.
     """
 
     epoch: int | None = None
     losses_split: str | None = None
     measured_on: dict[str, MeasuredOn] = {}
+    reasons: dict[str, str] = {}
     landscape: Landscape | None = None
     sharpness: dict[str, Sharpness] | None = None
     quality: Quality | None = None

@@ -85,7 +85,7 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
     beside = path.with_name(f".{path.name}{_PART}")
     try:
         write(beside)
-        with beside.open("rb") as file:
+        with beside.open("r+b") as file:  # Windows flushes what is open for writing only
             os.fsync(file.fileno())  # or a power cut could leave the new name on an empty file
         beside.replace(path)
     except BaseException:
@@ -100,7 +100,7 @@ def write_text(path: Path, text: str) -> None:
     """Write a text file atomically."""
 
     def write(beside: Path) -> None:
-        beside.write_text(text, encoding="utf-8")
+        beside.write_text(text, encoding="utf-8", newline="\n")
 
     write_atomically(path, write)
 
@@ -112,7 +112,7 @@ def write_json(path: Path, content: Any) -> None:
 
 def append_line(path: Path, line: Mapping[str, Any]) -> None:
     """Append a line to a JSON-lines file; numbers must be finite."""
-    with path.open("a", encoding="utf-8") as file:
+    with path.open("a", encoding="utf-8", newline="\n") as file:
         file.write(json.dumps(line, allow_nan=False) + "\n")
 
 

@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
+import typer
 from safetensors.torch import load_file, save_file
 
 from dotkd import runs
+from dotkd.cli import app
 
 PLAIN, DOT = "quick/digits-plain", "quick/digits-kd-dot"
 TINY = ["student.model=small/mlp16", "schedule.epochs=1"]
@@ -71,6 +73,7 @@ MISTAKES = [
     (["data.train_images=50"], "train_images must be 0 for digits"),
     (["data.validation=1400"], "validation must be an integer from 0 to 1399, got 1400"),
     (["run.device=cuda:99"], r"run\.device: no device 'cuda:99' here"),
+    (["run.device=mps"], r"run\.device: must be 'auto', 'cpu', 'cuda' or 'cuda:N', got 'mps'"),
     (["student.checkpoint=gone.safetensors"], r"no file '.*gone\.safetensors'"),
     (["teacher.checkpoint=gone.safetensors"], r"no file '.*gone\.safetensors'"),
     (["teacher.recipe=quick/gone"], "no recipe 'quick/gone'"),
@@ -88,6 +91,61 @@ def test_mistakes_in_a_recipe(refused, verb: str, overrides: list[str], says: st
 def test_an_override_without_a_value(refused) -> None:
     refused("train", DOT, "lr", "-o", "out", says="'lr' is no override: write table.key=value")
     refused("compare", DOT, "lr", "-o", "out", says="no recipe 'lr'")
+
+
+# ---------------------------------------------------------------- what is read is used
+
+
+def options() -> list[tuple[str, str]]:
+    """Every option of every verb that takes a value."""
+    found = []
+    for name, command in typer.main.get_command(app).commands.items():
+        given = [param for param in command.params if param.param_type_name == "option"]
+        found += [(name, param.opts[0]) for param in given if not (param.is_flag or param.multiple)]
+    return found
+
+
+@pytest.mark.parametrize(("verb", "option"), options())
+def test_an_option_that_is_given_twice(dotkd, verb: str, option: str) -> None:
+    code, _, err = dotkd(verb, option, "1", option, "1", "here")
+    assert code == 2
+    assert f"{option} is given 2 times" in err
+
+
+def test_a_short_name_and_a_long_one_are_one_option(dotkd) -> None:
+    code, _, err = dotkd("train", PLAIN, "-o", "one", "--output", "two")
+    assert code == 2
+    assert "--output is given 2 times" in err
+
+
+UNUSED = [
+    (["train", DOT, "optimizer.lr=1", "optimizer.lr=2", "-o", "out"], r"optimizer\.lr: is given 2 times"),
+    (["compare", DOT, "name=a", "run.threads=1", "name=b", "-o", "out"], "name: is given 2 times"),
+    (["recipes", "show", DOT, "run.seed=1", "run.seed=1"], r"run\.seed: is given 2 times"),
+    (["compare", DOT, "--tune-seeds", "2", "-o", "out"], "--tune-seeds 2: .*--tune-lr"),
+    (
+        ["compare", DOT, "optimizer.lr=1", "--tune-lr", "1,2", "-o", "out"],
+        r"optimizer\.lr and --tune-lr ",
+    ),
+    (["recipes", "--only", "quick", "show", DOT], "--only quick: .*show"),
+    (
+        ["train", DOT, "student.model=timm:resnet18@pretrained", "student.checkpoint=a.pth", "-o", "out"],
+        r"student: checkpoint has the weights, .*'timm:resnet18@pretrained'.* take 'timm:resnet18'",
+    ),
+    (
+        ["train", DOT, "teacher.model=timm:resnet18@pretrained", "teacher.checkpoint=a.pth", "-o", "out"],
+        r"teacher: checkpoint has the weights, .*'timm:resnet18@pretrained'.* take 'timm:resnet18'",
+    ),
+]
+
+
+@pytest.mark.parametrize(("words", "says"), UNUSED, ids=[row[1] for row in UNUSED])
+def test_what_would_not_be_used(refused, words: list[str], says: str) -> None:
+    refused(*words, says=says)
+
+
+def test_a_grid_without_a_landscape(refused, run) -> None:
+    refused("analyze", run, "--parts", "cost,quality", "--grid", "5", says="--grid 5: .*landscape")
 
 
 def test_several_mistakes_are_told_at_once(refused) -> None:

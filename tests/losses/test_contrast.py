@@ -50,6 +50,45 @@ def same(left, right):
     )
 
 
+# Precision and export --------------------------------------------------------
+
+
+def test_autocast_changes_nothing():
+    results = []
+    for enabled in (False, True):
+        student, teacher, index = batch()
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=enabled):
+            results.append(memory()(student.requires_grad_(), teacher, index, labels=LABELS))
+    assert torch.equal(*results)
+    embedding, rows, chosen = units(4, 4).float(), units(9, 4).float(), torch.tensor([[0, 5, 8]] * 4)
+    normalizer = torch.tensor(3.0)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        loss = crd_loss(embedding, rows, chosen, normalizer)
+    assert torch.equal(loss, crd_loss(embedding, rows, chosen, normalizer))
+
+
+@pytest.mark.slow
+def test_exports_with_a_batch_of_any_size():
+    module = memory().eval()
+    one, other = (
+        (*batch(rows=rows, seed=rows)[:2], torch.arange(rows), torch.arange(rows * 5).reshape(rows, 5) % 12)
+        for rows in (4, 9)
+    )
+
+    class Computes(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.memory = module
+
+        def forward(self, student, teacher, index, chosen):
+            alone = crd_loss(student[:, :4], self.memory.memory_teacher, chosen, torch.tensor(3.0))
+            return self.memory(student, teacher, index, contrast_index=chosen) + alone
+
+    sizes = ({0: torch.export.Dim.DYNAMIC},) * 4
+    program = torch.export.export(Computes(), one, dynamic_shapes=sizes).module()
+    torch.testing.assert_close(program(*other), Computes()(*other))
+
+
 # Published numbers -----------------------------------------------------------
 
 

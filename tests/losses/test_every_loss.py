@@ -245,6 +245,20 @@ def test_half_precision_is_computed_in_float32(case):
     assert torch.equal(case.loss(student, teacher, target), case.loss(*widened, target))
 
 
+@every_loss
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_autocast_changes_nothing(case, dtype):
+    results = []
+    for enabled in (False, True):
+        student, teacher, target = drawn(case, torch.float32)
+        with torch.autocast("cpu", dtype=dtype, enabled=enabled):
+            value = case.loss(student, teacher, target)
+        value.backward()
+        results.append([value, *(tensor.grad for tensor in student)])
+    for found, expected in zip(*results, strict=True):
+        assert torch.equal(found, expected)
+
+
 @table(lambda case: case.teacher)
 def test_dtypes_meet_in_the_wider_one(case):
     for ours, theirs, result in [
@@ -290,6 +304,23 @@ def test_compiles_in_one_piece(case):
     torch._dynamo.reset()  # else the cases count as recompilations of one function
     compiled = torch.compile(lambda *tensors: case.loss(*tensors), backend="eager", fullgraph=True)
     assert torch.equal(compiled(student, teacher, target), case.loss(student, teacher, target))
+
+
+@pytest.mark.slow
+@every_loss
+def test_exports_with_a_batch_of_any_size(case):
+    class Computes(torch.nn.Module):
+        def forward(self, student, teacher, target):
+            return case.loss(student, teacher, target)
+
+    student, teacher, target = drawn(case, torch.float32)
+    given = [[tensor.detach() for tensor in tensors] for tensors in (student, teacher)]
+    batch = {0: torch.export.Dim.DYNAMIC}
+    shapes = [[batch] * len(tensors) for tensors in given]
+    program = torch.export.export(Computes(), (*given, target), dynamic_shapes=(*shapes, batch)).module()
+    twice = [[torch.cat([tensor, 2 * tensor.flip(0)]) for tensor in tensors] for tensors in given]
+    labels = torch.cat([target, target])
+    torch.testing.assert_close(program(*twice, labels), case.loss(*twice, labels))
 
 
 @pytest.mark.gpu

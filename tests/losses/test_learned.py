@@ -157,6 +157,14 @@ def test_half_precision_is_computed_in_float32(case):
     assert loss().dtype == torch.float32
 
 
+@every_module
+def test_autocast_changes_nothing(case):
+    _, loss = case()
+    expected = loss()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(case()[1](), expected)
+
+
 # VID -------------------------------------------------------------------------
 
 

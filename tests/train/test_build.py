@@ -7,6 +7,7 @@ import sys
 import pytest
 import torch
 
+import dotkd.train.loop
 from dotkd.errors import BadInput
 from dotkd.methods import Method
 from dotkd.optim import DOT, DOTAdamW, MultiMomentumSGD
@@ -176,15 +177,20 @@ def test_adamw_has_the_options_of_its_table():
 
 
 def passes_of(recipe, teacher, folder, monkeypatch):
-    """Train; how many backward passes each step took."""
-    count, engine = [], torch.autograd.backward
+    """Train; how many backward passes all steps took."""
+    count, engine, epoch = [], torch.autograd.backward, dotkd.train.loop.train_epoch
 
     def counted(*args, **options):
         count.append(1)
         return engine(*args, **options)
 
+    def counted_epoch(*args):
+        with monkeypatch.context() as patch:  # diagnostics have passes of their own
+            patch.setattr(torch.autograd, "backward", counted)
+            return epoch(*args)
+
     with monkeypatch.context() as patch:
-        patch.setattr(torch.autograd, "backward", counted)
+        patch.setattr(dotkd.train.loop, "train_epoch", counted_epoch)
         train(recipe, folder, teacher=teacher)
     return len(count)
 

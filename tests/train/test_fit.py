@@ -209,3 +209,55 @@ def test_a_network_for_data_is_made_without_opening_them():
     model = build_model("small/cnn4", recipe.student, DataFacts(3, 8, 8, 7, 1, 1))
     assert isinstance(model, nn.Module)
     assert model(torch.rand(2, 3, 8, 8)).shape == (2, 7)
+
+
+UNTRAINABLE = {
+    "frozen": ("net.requires_grad_(False)", "has no parameter that requires a gradient"),
+    "without_parameters": ("net = torch.nn.Flatten()", "has no parameter that requires a gradient"),
+    "with_an_empty_parameter": (
+        "net.none = torch.nn.Parameter(torch.zeros(0, 3))",
+        r"its parameter model\.none has no elements",
+    ),
+    "in_bfloat16": ("net.bfloat16()", r"its parameter model\.1\.weight is bfloat16, and must be float32"),
+    "in_float16": ("net.half()", r"its parameter model\.1\.weight is float16, and must be float32"),
+    "in_float64": ("net.double()", r"its parameter model\.1\.weight is float64, and must be float32"),
+    "in_bfloat16_at_its_end": ("net[2].bfloat16()", r"its parameter model\.2\.weight is bfloat16, and must"),
+}
+
+
+@pytest.mark.parametrize("kind", UNTRAINABLE)
+def test_students_that_cannot_be_trained_are_refused_before_anything_is_written(kind, tmp_path, monkeypatch):
+    change, says = UNTRAINABLE[kind]
+    (tmp_path / f"{kind}.py").write_text(
+        "import torch\n\n\ndef make(num_classes):\n    flat = torch.nn.Flatten()\n"
+        "    net = torch.nn.Sequential(flat, torch.nn.Linear(64, 8), torch.nn.Linear(8, num_classes))\n"
+        f"    {change}\n    return net\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    recipe = load_recipe("quick/digits-plain", [f"student.model={kind}:make"])
+    with pytest.raises(BadInput, match=rf"student\.model: '{kind}:make'.* {says}"):
+        train(recipe, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("size", [1, 11, 109, 1199])
+def test_a_batch_of_one_image_is_refused_under_batch_norm(size):
+    with pytest.raises(BadInput, match=rf"data\.batch_size: {size} leaves one of 1200 images"):
+        check_recipe(
+            load_recipe("quick/digits-plain", ["student.model=small/cnn4", f"data.batch_size={size}"])
+        )
+
+
+def test_a_student_that_is_frozen_in_part_is_trained(tmp_path, monkeypatch):
+    (tmp_path / "partly.py").write_text(
+        "import torch\n\n\ndef make(num_classes):\n    flat = torch.nn.Flatten()\n"
+        "    net = torch.nn.Sequential(flat, torch.nn.Linear(64, 8), torch.nn.Linear(8, num_classes))\n"
+        "    net[1].requires_grad_(False)\n    return net\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    recipe = load_recipe("quick/digits-plain", ["student.model=partly:make", "schedule.epochs=1"])
+    before = check_recipe(recipe).distiller.student.state_dict()
+    train(recipe, tmp_path / "run")
+    after = load_student(tmp_path / "run", recipe)[0].state_dict()
+    assert torch.equal(before["model.1.weight"], after["model.1.weight"])
+    assert not torch.equal(before["model.2.weight"], after["model.2.weight"])

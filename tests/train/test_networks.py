@@ -131,3 +131,35 @@ def test_another_file_or_network_does_not_keep_the_key(tmp_path):
     assert load_recipe(base).student.checkpoint_key == "ema"
     for change in ("student.checkpoint=b.pth", "student.model=small/mlp64"):
         assert load_recipe(base, [change]).student.checkpoint_key is None
+
+
+SHARING = {  # and how many tensors of the student have no memory of their own
+    "one_weight_in_two_layers": ("net[3].weight = net[1].weight", 1),
+    "one_layer_twice": ("net[3] = net[1]", 2),
+    "one_layer_with_two_names": ("relu.other = net[1]", 2),
+    "one_buffer_in_two_layers": ("net[1].register_buffer('a', t); net[3].register_buffer('b', t)", 1),
+    "two_weights_in_one_memory": ("net[1].weight, net[3].weight = map(torch.nn.Parameter, t.unbind())", 1),
+}
+
+
+@pytest.mark.parametrize("kind", SHARING)
+def test_tensors_that_share_memory_are_saved_and_share_it_again(kind, tmp_path, monkeypatch):
+    share, without_their_own = SHARING[kind]
+    (tmp_path / f"{kind}.py").write_text(
+        "import torch\n\n\ndef make(num_classes):\n"
+        "    layers = [torch.nn.Linear(64, 64) for _ in range(2)]\n"
+        "    flat, relu, last = torch.nn.Flatten(), torch.nn.ReLU(), torch.nn.Linear(64, num_classes)\n"
+        "    net = torch.nn.Sequential(flat, layers[0], relu, layers[1], last)\n"
+        f"    t = torch.randn(2, 64, 64)\n    {share}\n    return net\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    recipe = load_recipe("quick/digits-plain", ["schedule.epochs=2", f"student.model={kind}:make"])
+    results = train(recipe, tmp_path / "run")
+    student = load_student(tmp_path / "run", recipe)[0]
+    last = load_student(tmp_path / "run" / "checkpoints" / "last.pt", recipe)[0]
+    images = torch.rand(7, 1, 8, 8)
+    assert torch.equal(student(images), last(images))
+    assert evaluate(tmp_path / "run", recipe)[0].accuracy == pytest.approx(results.last.test_accuracy)
+    addresses = [tensor.untyped_storage().data_ptr() for tensor in student.state_dict().values()]
+    assert len(addresses) - len(set(addresses)) == without_their_own
+    assert results.parameters == sum(parameter.numel() for parameter in student.parameters())

@@ -2,10 +2,11 @@
 
 from dotkd.compare.run import DEMO, Failure, compare
 from dotkd.compare.sweep import SweepAxis, parse_sweep, sweep_arms
-from dotkd.compare.tune import RateSearch, parse_rates
+from dotkd.compare.tune import TUNE_SEEDS, RateSearch, parse_rates
 
 __all__ = [
     "DEMO",
+    "TUNE_SEEDS",
     "Failure",
     "RateSearch",
     "SweepAxis",

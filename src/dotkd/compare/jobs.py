@@ -14,7 +14,7 @@ import torch
 
 from dotkd.compare.arms import teacher_folder
 from dotkd.errors import RunFailed
-from dotkd.processes import end_with_parent, new_context
+from dotkd.processes import available_cpus, end_with_parent, new_context
 from dotkd.recipe import Recipe
 from dotkd.records import Results
 from dotkd.runs import is_finished
@@ -118,7 +118,7 @@ def run_jobs(
                 ending = error
             yield job, ending
         return
-    threads = max(1, len(os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else [0]) // count)
+    threads = max(1, available_cpus() // count)
     waiting = list(reversed(jobs))
     running: dict[Future[Results], tuple[Job, ProcessPoolExecutor]] = {}
     context = new_context(__name__)

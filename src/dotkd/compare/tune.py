@@ -20,6 +20,8 @@ from dotkd.train.loop import check_folder
 from dotkd.train.step import OnStep
 
 FIRST_SEED = 100
+TUNE_SEEDS = 3
+"""Seeds of each trial, by default."""
 
 
 class RateSearch(NamedTuple):
@@ -31,7 +33,7 @@ class RateSearch(NamedTuple):
     """
 
     rates: tuple[float, ...]
-    seeds: int = 3
+    seeds: int = TUNE_SEEDS
 
     def trials(self) -> list[tuple[float, int]]:
         """Return (rate, seed) of each trial of an arm."""

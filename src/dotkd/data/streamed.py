@@ -2,7 +2,6 @@
 
 import hashlib
 import math
-import os
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -19,7 +18,7 @@ from dotkd.data.augment import RandomResizedCrop, ViewFunction
 from dotkd.data.decode import Encoded, Numbers, Store, centre_view, to_planes
 from dotkd.data.images import Augment, Batch, Images, Splits, check_classes, check_samples, to_unit
 from dotkd.errors import BadInput, RunFailed
-from dotkd.processes import end_with_parent, new_context
+from dotkd.processes import available_cpus, end_with_parent, new_context
 
 _PART = 32  # images that a worker decodes at a time; small, since a part travels through shared memory
 # Modules that the server process loads once for all workers.
@@ -307,5 +306,4 @@ def _end_with_trainer(_: int) -> None:
 
 
 def _available() -> int:
-    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(cpus, _MOST_WORKERS)
+    return min(available_cpus(), _MOST_WORKERS)

@@ -4,14 +4,45 @@ A norm has no slope at zero and its inverse no bound near zero. Here a vector of
 does the gradient through it.
 """
 
+import functools
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, ParamSpec, TypeVar
+
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from dotkd._validate import UNLABELLED
 
+_P, _R = ParamSpec("_P"), TypeVar("_R")
+
 # Vectors without any entry above this have no direction (the eps of torch.nn.functional.normalize).
 _NEGLIGIBLE = 1e-12
+
+
+def full_precision(device_type: str) -> AbstractContextManager[Any]:
+    """A context without autocast on a kind of device, such as ``"cuda"``."""
+    if torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type):
+        return torch.autocast(device_type, enabled=False)
+    return nullcontext()
+
+
+def in_full_precision(loss: Callable[_P, _R]) -> Callable[_P, _R]:
+    """Decorator: compute a loss without autocast, which would take its matrix products in half precision."""
+
+    @functools.wraps(loss)
+    def compute(*args: _P.args, **kwargs: _P.kwargs) -> _R:
+        given = (value for one in (*args, *kwargs.values()) for value in _values(one))
+        devices = [value.device.type for value in given if isinstance(value, Tensor)]
+        with full_precision(devices[0] if devices else "cpu"):
+            return loss(*args, **kwargs)
+
+    return compute
+
+
+def _values(argument: object) -> list[Any] | tuple[Any, ...]:
+    return argument if isinstance(argument, list | tuple) else (argument,)
 
 
 def rescaled(tensor: Tensor, dim: int | tuple[int, ...]) -> Tensor:

@@ -19,9 +19,10 @@ from dotkd._validate import (
     describe,
     in_one_dtype,
 )
-from dotkd.losses._numerics import unit
+from dotkd.losses._numerics import in_full_precision, unit
 
 
+@in_full_precision
 def crd_loss(
     embedding: Tensor,
     memory: Tensor,
@@ -92,10 +93,10 @@ def _scores(embedding: Tensor, memory: Tensor, contrast_index: Tensor, temperatu
     checked_floats(
         "memory", memory, f"[N, D] with D = {embedding.shape[1]}", memory.shape[1:] == embedding.shape[1:]
     )
-    shape = contrast_index.shape
-    if contrast_index.dtype != torch.int64 or len(shape) != 2 or shape[0] != len(embedding) or shape[1] < 2:
+    rows, shape = embedding.shape[0], contrast_index.shape
+    if contrast_index.dtype != torch.int64 or len(shape) != 2 or shape[0] != rows or shape[1] < 2:
         raise ValueError(
-            f"contrast_index must be a tensor of int64 [{len(embedding)}, 1 + K], K >= 1, "
+            f"contrast_index must be a tensor of int64 [{rows}, 1 + K], K >= 1, "
             f"got {describe(contrast_index)}"
         )
     embedding, memory = in_one_dtype(embedding, memory)
@@ -187,6 +188,7 @@ class ContrastMemory(nn.Module):
         self._step = 0
         self._sorted: tuple[Tensor, int, _ClassBlocks] | None = None
 
+    @in_full_precision
     def forward(
         self,
         student: Tensor,
@@ -214,7 +216,7 @@ class ContrastMemory(nn.Module):
                 ``contrast_index`` is given.
         """
         student, teacher = checked_embeddings(student, teacher)
-        check_int64_vector("index", index, length=len(student))
+        check_int64_vector("index", index, length=student.shape[0])
         if labels is not None and contrast_index is None:
             contrast_index = torch.cat([index.unsqueeze(1), self._draw(index, labels)], dim=1)
         elif labels is not None or contrast_index is None:
@@ -276,7 +278,8 @@ class _Embedding(nn.Module):
 def _known_or_measured(known: Tensor, scores: Tensor, num_samples: int) -> Tensor:
     """The known log Z, or this batch's where it is not finite yet; decided on the device, without a wait."""
     scores = scores.detach()
-    measured = scores.flatten().logsumexp(dim=0) - math.log(scores.numel()) + math.log(num_samples)
+    count = torch.full_like(known, scores.numel())  # a tensor, for exports with a batch of any size
+    measured = scores.flatten().logsumexp(dim=0) - count.log() + math.log(num_samples)
     return torch.where(known.isfinite(), known, measured.to(known.dtype))
 
 

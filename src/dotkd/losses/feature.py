@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from dotkd._validate import check_integer, checked_alike, checked_features
-from dotkd.losses._numerics import pooled_to_the_smaller, rescaled, unit
+from dotkd.losses._numerics import in_full_precision, pooled_to_the_smaller, rescaled, unit
 
 # Sizes to which hierarchical_context_loss pools a map, beside the map as it is.
 _CONTEXT_SIZES = (4, 2, 1)
@@ -19,6 +19,7 @@ _EXTRA_CANDIDATES = 3
 _EQUAL = 100
 
 
+@in_full_precision
 def hint_loss(student: Tensor, teacher: Tensor) -> Tensor:
     r"""Hints: the mean squared error between the student's feature and the teacher's.
 
@@ -51,6 +52,7 @@ def hint_loss(student: Tensor, teacher: Tensor) -> Tensor:
     return functional.mse_loss(*checked_alike(student, teacher))
 
 
+@in_full_precision
 def attention_transfer_loss(
     student_features: Sequence[Tensor], teacher_features: Sequence[Tensor], *, p: float = 2
 ) -> Tensor:
@@ -104,6 +106,7 @@ def _attention(maps: Tensor, p: float) -> Tensor:
     return unit(rescaled(maps, dim=(1, 2, 3)).abs().pow(p).mean(dim=1).flatten(1), dim=1)
 
 
+@in_full_precision
 def nst_loss(student_features: Sequence[Tensor], teacher_features: Sequence[Tensor]) -> Tensor:
     r"""Neuron selectivity transfer: the channels of both models respond to the same positions.
 
@@ -154,6 +157,7 @@ def _mean_kernel(channels: Tensor, others: Tensor) -> Tensor:
     return (channels @ others.mT).square().mean()
 
 
+@in_full_precision
 def hierarchical_context_loss(
     student_features: Sequence[Tensor], teacher_features: Sequence[Tensor]
 ) -> Tensor:
@@ -204,6 +208,7 @@ def hierarchical_context_loss(
 # ---------------------------------------------------------------- singular vectors
 
 
+@in_full_precision
 def kdsvd_loss(
     student_features: Sequence[Tensor], teacher_features: Sequence[Tensor], *, k: int = 1
 ) -> Tensor:
@@ -267,7 +272,7 @@ def kdsvd_loss(
         now = _aligned(our_vectors, their_vectors) * shares, their_vectors * shares
         if before is not None:
             ours, theirs = (_kernel(*vectors) for vectors in zip(now, before, strict=True))
-            losses.append((ours - theirs).square().sum() / len(student))
+            losses.append((ours - theirs).square().sum() / student.shape[0])
         before = now
     return torch.stack(losses).sum()
 

@@ -19,7 +19,7 @@ from dotkd._validate import (
     describe,
     in_one_dtype,
 )
-from dotkd.losses._numerics import pooled_to_the_smaller
+from dotkd.losses._numerics import in_full_precision, pooled_to_the_smaller
 
 # margin_from_batch_norm: where mean / std exceeds this, the difference of two almost equal numbers gives
 # way to a series.
@@ -31,6 +31,7 @@ _WIDEST = 512
 # ---------------------------------------------------------------- VID
 
 
+@in_full_precision
 def vid_loss(mean: Tensor, teacher: Tensor, log_scale: Tensor, *, eps: float = 1e-5) -> Tensor:
     r"""Negative log-likelihood of a feature map under a Gaussian with one variance per channel.
 
@@ -141,6 +142,7 @@ class VariationalRegressor(nn.Module):
         start = softplus + math.log(-math.expm1(-softplus))  # softplus(start) is softplus
         self.log_scale = nn.Parameter(torch.full((teacher_channels,), start))
 
+    @in_full_precision
     def forward(self, student: Tensor, teacher: Tensor) -> Tensor:
         """Negative log-likelihood of one batch.
 
@@ -240,6 +242,7 @@ def margin_from_features(features: Tensor) -> Tensor:
     return margin_from_batch_norm(variance.sqrt(), mean)
 
 
+@in_full_precision
 def ofd_loss(student: Tensor, teacher: Tensor, margin: Tensor) -> Tensor:
     r"""Partial L2 distance of one feature to the teacher's, with a margin ReLU on the teacher.
 
@@ -346,6 +349,7 @@ class OverhaulConnectors(nn.Module):
             margin = _checked_channel_vector(f"margins[{number}]", margin, width)
             self.register_buffer(f"margin_{number}", margin.detach().float().clone())
 
+    @in_full_precision
     def forward(self, student_features: Sequence[Tensor], teacher_features: Sequence[Tensor]) -> Tensor:
         """Compare the features of one batch.
 
@@ -458,6 +462,7 @@ class ReviewFusion(nn.Module):
             for level, (student, teacher) in enumerate(widths)
         )
 
+    @in_full_precision
     def forward(self, student_features: Sequence[Tensor]) -> list[Tensor]:
         """Fuse the features of one batch.
 

@@ -1,4 +1,9 @@
-"""Losses on logits: whole distributions, target class apart from the others, and labels without a teacher."""
+"""Losses on logits: whole distributions, target class apart from the others, and labels without a teacher.
+
+A logit of -inf masks a class: its probability is 0. Terms that have probability 0 or weight 0 as a factor are
+0, and so are their gradients. Where the teacher gives a class a probability and the student masks it, a
+divergence is infinite.
+"""
 
 from collections.abc import Sequence
 
@@ -17,7 +22,7 @@ from dotkd._validate import (
     checked_logit_pair,
     checked_logits,
 )
-from dotkd.losses._numerics import of_labelled, other_classes, rounding_noise
+from dotkd.losses._numerics import in_full_precision, of_labelled, other_classes, rounding_noise
 
 # Published constants against division by zero: of a z-score, and of a correlation.
 _STANDARDIZE_EPS = 1e-7
@@ -27,6 +32,7 @@ _CORRELATION_EPS = 1e-8
 # ---------------------------------------------------------------- whole distributions
 
 
+@in_full_precision
 def kd_loss(
     student_logits: Tensor,
     teacher_logits: Tensor,
@@ -85,6 +91,7 @@ def kd_loss(
     return divergence * temperature**2
 
 
+@in_full_precision
 def multi_level_loss(
     student_logits: Tensor,
     teacher_logits: Tensor,
@@ -149,7 +156,7 @@ def multi_level_loss(
     student, teacher = checked_logit_pair(student_logits, teacher_logits)
     losses = []
     for temperature in temperatures:
-        instance = kd_loss(student, teacher, temperature=temperature)
+        instance = kd_loss(student, teacher, temperature=temperature) if instance_weight else 0.0
         ours, theirs = (functional.softmax(logits / temperature, dim=1) for logits in (student, teacher))
         batch = (ours @ ours.T - theirs @ theirs.T).square().sum() / student.shape[0]
         classes = (ours.T @ ours - theirs.T @ theirs).square().sum() / student.shape[1]
@@ -157,6 +164,7 @@ def multi_level_loss(
     return torch.stack(losses).sum()
 
 
+@in_full_precision
 def dist_loss(
     student_logits: Tensor,
     teacher_logits: Tensor,
@@ -218,6 +226,7 @@ def dist_loss(
 # ---------------------------------------------------------------- target class and other classes
 
 
+@in_full_precision
 def dkd_loss(
     student_logits: Tensor,
     teacher_logits: Tensor,
@@ -275,9 +284,10 @@ def dkd_loss(
     student, teacher = checked_logit_pair(student_logits, teacher_logits)
     check_target(target, student)
     target_term, others_term = _decoupled(student, teacher, target, temperature)
-    return (alpha * target_term + beta * others_term) * temperature**2
+    return (_weighted(alpha, target_term) + _weighted(beta, others_term)) * temperature**2
 
 
+@in_full_precision
 def nkd_loss(
     student_logits: Tensor,
     teacher_logits: Tensor,
@@ -336,15 +346,16 @@ def nkd_loss(
     weights, target, (student, teacher) = of_labelled(target, student, teacher)
     label = target.unsqueeze(1)
     confidence = functional.softmax(teacher, dim=1).gather(1, label)
-    target_term = -(weights * confidence * functional.log_softmax(student, dim=1).gather(1, label)).mean()
+    target_term = _cross_entropy(
+        weights * confidence, functional.log_softmax(student, dim=1).gather(1, label)
+    )
 
     others = other_classes(target, student.shape[1])
-    ours = functional.log_softmax(student.gather(1, others) / temperature, dim=1)
-    theirs = functional.softmax(teacher.gather(1, others) / temperature, dim=1)
-    others_term = -(weights * theirs * ours).sum(dim=1).mean()
-    return target_term + gamma * temperature**2 * others_term
+    ours, theirs = (_log_softmax(logits.gather(1, others) / temperature) for logits in (student, teacher))
+    return target_term + _weighted(gamma * temperature**2, _cross_entropy(weights * theirs.exp(), ours))
 
 
+@in_full_precision
 def deepkd_losses(
     student_logits: Tensor,
     teacher_logits: Tensor,
@@ -491,6 +502,7 @@ def top_k_schedule(
 # ---------------------------------------------------------------- labels without a teacher
 
 
+@in_full_precision
 def label_smoothing_loss(logits: Tensor, target: Tensor, *, smoothing: float = 0.1) -> Tensor:
     r"""Cross entropy with smoothed labels: the baseline of a teacher that does not tell the classes apart.
 
@@ -529,9 +541,10 @@ def label_smoothing_loss(logits: Tensor, target: Tensor, *, smoothing: float = 0
     weights, target, (logits,) = of_labelled(target, logits)
     log_probabilities = weights * functional.log_softmax(logits, dim=1)
     label_term = log_probabilities.gather(1, target.unsqueeze(1)).mean()
-    return -(1 - smoothing) * label_term - smoothing * log_probabilities.mean()
+    return -(1 - smoothing) * label_term - _weighted(smoothing, log_probabilities.mean())
 
 
+@in_full_precision
 def teacher_free_kd_loss(
     logits: Tensor, target: Tensor, *, correct_probability: float = 0.99, temperature: float = 20.0
 ) -> Tensor:
@@ -592,10 +605,39 @@ def teacher_free_kd_loss(
 
 def _divergence(student: Tensor, teacher: Tensor, weights: Tensor | None = None) -> Tensor:
     """KL(teacher || student) of log-probabilities ``[B, K]``: sum over classes, mean over the batch."""
-    if weights is None:
-        return functional.kl_div(student, teacher, reduction="batchmean", log_target=True)
+    absent = teacher.exp() == 0
+    student, teacher = (torch.where(absent, 0.0, logarithms) for logarithms in (student, teacher))
     terms = functional.kl_div(student, teacher, reduction="none", log_target=True)
-    return (weights * terms).sum() / len(student)
+    return (terms if weights is None else weights * terms).sum() / len(student)
+
+
+def _cross_entropy(teacher: Tensor, student: Tensor) -> Tensor:
+    """Of probabilities and log-probabilities ``[B, K]``: sum over classes, mean over the batch."""
+    return -(teacher * torch.where(teacher == 0, 0.0, student)).sum(dim=1).mean()
+
+
+def _log_softmax(logits: Tensor) -> Tensor:
+    """Log-probabilities of some of the classes; -inf where all of them are masked."""
+    return torch.where(_all_masked(logits), -torch.inf, functional.log_softmax(_safe(logits), dim=1))
+
+
+def _log_sum_exp(logits: Tensor) -> Tensor:
+    """Logarithm of the sum over some of the classes, ``[B, 1]``; -inf where all of them are masked."""
+    return torch.where(_all_masked(logits), -torch.inf, _safe(logits).logsumexp(dim=1, keepdim=True))
+
+
+def _safe(logits: Tensor) -> Tensor:
+    """Zeros in rows of which the softmax, or its gradient, would be NaN."""
+    return torch.where(_all_masked(logits), 0.0, logits)
+
+
+def _all_masked(logits: Tensor) -> Tensor:
+    return (logits == -torch.inf).all(dim=1, keepdim=True)
+
+
+def _weighted(weight: float, loss: Tensor) -> Tensor:
+    """The weighted loss; a loss of weight 0 may be infinite."""
+    return weight * loss if weight else torch.zeros_like(loss)
 
 
 def _decoupled(
@@ -608,25 +650,29 @@ def _decoupled(
     for logits in (student / temperature, teacher / temperature):
         other_logits = logits.gather(1, others)
         label_logit = logits.gather(1, target.unsqueeze(1))
-        pairs.append(torch.cat([label_logit, other_logits.logsumexp(dim=1, keepdim=True)], dim=1))
+        pairs.append(torch.cat([label_logit, _log_sum_exp(other_logits)], dim=1))
         rest.append(other_logits)
     if top_k is not None and top_k < others.shape[1]:
         kept = teacher.gather(1, others).topk(top_k, dim=1).indices
         rest = [other_logits.gather(1, kept) for other_logits in rest]
-    target_term, others_term = (
-        _divergence(functional.log_softmax(ours, dim=1), functional.log_softmax(theirs, dim=1), weights)
-        for ours, theirs in (pairs, rest)
-    )
+    target_term = _divergence(*(functional.log_softmax(pair, dim=1) for pair in pairs), weights)
+    others_term = _divergence(*map(_log_softmax, rest), weights)
     return target_term, others_term
 
 
 def _standardized(logits: Tensor) -> Tensor:
-    """Z-scores of the rows; zeros for rows that are constant to rounding."""
-    centred = logits - logits.mean(dim=1, keepdim=True)
-    deviation = logits.std(dim=1, keepdim=True)
+    """Z-scores among the classes of a row that are not masked; zeros for rows constant to rounding."""
+    masked = logits == -torch.inf
+    logits = torch.where(masked, 0.0, logits)
+    count = (~masked).sum(dim=1, keepdim=True)
+    centred = torch.where(masked, 0.0, logits - logits.sum(dim=1, keepdim=True) / count)
+    variance = centred.square().sum(dim=1, keepdim=True) / (count - 1).clamp(min=1)
     # A head that starts at zero gives constant rows, of which the published gradient, of order 1 / 1e-7, is
     # amplified rounding noise.
-    return torch.where(deviation <= rounding_noise(logits, 1), 0.0, centred / (deviation + _STANDARDIZE_EPS))
+    constant = variance.detach().sqrt() <= rounding_noise(logits, 1)
+    deviation = torch.where(constant, 1.0, variance).sqrt()
+    scores = torch.where(constant, 0.0, centred / (deviation + _STANDARDIZE_EPS))
+    return torch.where(masked, -torch.inf, scores)
 
 
 def _correlations(ours: Tensor, theirs: Tensor) -> Tensor:

@@ -11,9 +11,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from dotkd._validate import check_non_negative, check_positive, checked_embeddings, checked_features
-from dotkd.losses._numerics import rescaled, rounding_noise, unit
+from dotkd.losses._numerics import in_full_precision, rescaled, rounding_noise, unit
 
 
+@in_full_precision
 def pkt_loss(student: Tensor, teacher: Tensor, *, eps: float = 1e-7) -> Tensor:
     r"""Probabilistic knowledge transfer: each sample has the same neighbours in both feature spaces.
 
@@ -57,6 +58,7 @@ def pkt_loss(student: Tensor, teacher: Tensor, *, eps: float = 1e-7) -> Tensor:
     return (theirs * ((theirs + eps) / (ours + eps)).log()).mean()
 
 
+@in_full_precision
 def rkd_loss(
     student: Tensor, teacher: Tensor, *, distance_weight: float = 25, angle_weight: float = 50
 ) -> Tensor:
@@ -109,6 +111,7 @@ def rkd_loss(
     return distance_weight * distance_term + angle_weight * angle_term
 
 
+@in_full_precision
 def similarity_loss(student_features: Sequence[Tensor], teacher_features: Sequence[Tensor]) -> Tensor:
     r"""Similarity preserving: pairs of samples are as similar in the student as in the teacher.
 
@@ -169,8 +172,8 @@ def _geometry(vectors: Tensor) -> tuple[Tensor, Tensor]:
     # Not by dot products of the rows: their difference cancels for rows close to each other.
     squared = torch.where(equal, 1.0, difference.square().sum(dim=2))
     distance = torch.where(equal, 0.0, squared.sqrt())
-    pairs = max(1, len(vectors) * (len(vectors) - 1))
-    mean = distance.sum() / pairs
+    count = vectors.shape[0]
+    mean = distance.sum() / max(1, count * (count - 1))
     directions = unit(difference, dim=2)
     return distance / torch.where(mean > 0, mean, 1.0), directions @ directions.mT
 

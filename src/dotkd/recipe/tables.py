@@ -285,6 +285,11 @@ class Student(Network):
     def _known_model(cls, model: str) -> str:
         return check_model_name(model)
 
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        _refuse_two_sources(self.model, self.checkpoint)
+        return self
+
 
 class Teacher(Network):
     """The frozen network to learn from: a `recipe`, a `checkpoint`, or a `model` that brings its weights."""
@@ -332,6 +337,7 @@ class Teacher(Network):
                 "exactly one of the keys 'recipe' and 'checkpoint' must be given; a model "
                 f"'timm:NAME{PRETRAINED}' or 'hf:NAME{PRETRAINED}' needs neither"
             )
+        _refuse_two_sources(self.model, self.checkpoint)
         if self.model is None and (self.mean or self.std):
             raise ValueError("mean and std go with 'model'; other teachers know their own")
         if self.model is not None and self.recipe is not None:
@@ -345,6 +351,14 @@ class Teacher(Network):
         if self.new_head and self.model is None:
             raise ValueError("new_head goes with 'model': a student's file names a network with its head")
         return self
+
+
+def _refuse_two_sources(model: str | None, checkpoint: str | None) -> None:
+    if model is not None and checkpoint is not None and brings_weights(model):
+        raise ValueError(
+            f"checkpoint has the weights, and {model!r} would bring others: take "
+            f"{model.removesuffix(PRETRAINED)!r}, or leave checkpoint out"
+        )
 
 
 # ---------------------------------------------------------------- method

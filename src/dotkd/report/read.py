@@ -275,6 +275,9 @@ def notes(comparison: Comparison, pairs: Sequence[tuple[str, str]]) -> Iterator[
     if len(single) > _MANY:
         who = "All" if len(single) == len(arms) else f"{len(single)} of"
         yield f"{who} {len(arms)} arms have only one seed: no interval."
+    for name, runs in arms.items():
+        for what, seeds in _unmeasured(runs).items():
+            yield f"{name}, seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}: no {what}."
     for first, second in combinations(arms, 2):
         if found := _conditions(arms[first], arms[second]):
             yield f"{first} and {second} were run under unequal conditions: {', '.join(found)}."
@@ -286,6 +289,18 @@ def notes(comparison: Comparison, pairs: Sequence[tuple[str, str]]) -> Iterator[
         theirs = {key: value for key, value in teacher.recipe["data"].items() if key in _TAUGHT}
         if found := _unequal("data", theirs, {key: students.get(key) for key in theirs}):
             yield f"{teacher.name} and its students had different data: {', '.join(found)}."
+
+
+def _unmeasured(runs: Sequence[RunRecord]) -> dict[str, list[int]]:
+    """Return what could not be measured, with the reason, and the seeds of which it is missing."""
+    found: dict[str, list[int]] = {}
+    for run in runs:
+        reasons = {line.gradient_reason: None for line in run.metrics if line.gradient_reason is not None}
+        said = [f"comparison of the gradients ({reason})" for reason in reasons]
+        said += [f"{part} ({why})" for part, why in (run.analysis.reasons if run.analysis else {}).items()]
+        for what in said:
+            found.setdefault(what, []).append(run.seed)
+    return found
 
 
 def _settings(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:

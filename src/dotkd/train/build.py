@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from dotkd._validate import UNLABELLED
 from dotkd.data import Batch, DataFacts, Images, Splits, load_data
@@ -35,6 +36,7 @@ from dotkd.recipe.tables import (
     check_device,
 )
 from dotkd.seeding import random_stream
+from dotkd.train.differentiate import gradients
 from dotkd.train.frozen import settle_teacher
 from dotkd.train.networks import (
     build_student,
@@ -191,6 +193,7 @@ def check_recipe(
     if network is not None:
         _order_teacher(recipe, network, method, data.train)
     student = build_student(recipe, facts, configuration)
+    _refuse_untrainable(student, recipe)
     if lacks_normalisation(student):
         student.set_normalisation(*channel_statistics(data.train))
     distiller = build_distiller(recipe, student.to(device), network, method, data.train, device)
@@ -421,6 +424,22 @@ def _check_labels(distiller: Distiller, recipe: Recipe, labels: Tensor) -> None:
         raise BadInput(f"data: none of the {missing} training images has a label, which {reader} needs")
 
 
+def _refuse_untrainable(student: nn.Module, recipe: Recipe) -> None:
+    """Refuse a student without weights to train, or with weights that an optimizer cannot move well."""
+    trained = [(name, param) for name, param in student.named_parameters() if param.requires_grad]
+    if not trained:
+        raise BadInput(f"student.model: {recipe.student.model!r} has no parameter that requires a gradient")
+    for name, param in trained:
+        dtype = str(param.dtype).removeprefix("torch.")
+        if not is_lazy(param) and param.numel() == 0:
+            raise BadInput(f"student.model: {recipe.student.model!r}: its parameter {name} has no elements")
+        if param.dtype != torch.float32:
+            raise BadInput(
+                f"student.model: {recipe.student.model!r}: its parameter {name} is {dtype}, and must be "
+                "float32; run.precision = 'bf16' computes in bfloat16"
+            )
+
+
 def _refuse_single_image(distiller: Distiller, recipe: Recipe, images: int) -> None:
     norms = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in distiller.modules())
     size = recipe.data.batch_size
@@ -488,10 +507,7 @@ def _one_pass_will_do(table: ControlTable, distiller: Distiller, data: Images) -
         if not (losses.task.requires_grad and losses.distill.requires_grad):
             return False
         task, distill = (
-            [
-                grad is not None
-                for grad in torch.autograd.grad(loss, params, retain_graph=True, allow_unused=True)
-            ]
+            [grad is not None for grad in gradients(loss, params, retain_graph=True)]
             for loss in (losses.task, losses.distill)
         )
     return task == distill

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from dotkd.analysis.conflict import Conflicts, conflict_of
+from dotkd.errors import first_line
 from dotkd.records import LayerGradients
 from dotkd.train.build import probe_positions
-from dotkd.train.differentiate import SUM, momenta
+from dotkd.train.differentiate import SUM, gradients, momenta
 from dotkd.train.scores import autocast, in_evaluation_mode, score
 from dotkd.train.state import RunState
 from dotkd.train.step import stop_diverged
@@ -63,7 +64,8 @@ def diagnose(run: RunState) -> Diagnostics:
     scores = score(run.deployable, measured, precision=recipe.run.precision)
     if not math.isfinite(scores.loss):  # weights so large that no logit is a number
         stop_diverged(run, f"epoch {run.epoch + 1}: loss {scores.loss:.4g} in evaluation")
-    found = _conflicts(run)
+    compared = _conflicts(run)
+    found = None if isinstance(compared, str) else compared
     overall = {
         column: None if found is None else _finite(getattr(found.overall, name))
         for column, name in _COLUMNS.items()
@@ -76,6 +78,7 @@ def diagnose(run: RunState) -> Diagnostics:
         "task_momentum": task_momentum,
         "distill_momentum": distill_momentum,
         **overall,
+        "gradient_reason": compared if isinstance(compared, str) else None,
     }
     return Diagnostics(metrics, None if found is None else _by_layer(run, found))
 
@@ -90,23 +93,29 @@ def _by_layer(run: RunState, found: Conflicts) -> dict[str, LayerGradients]:
     }
 
 
-def _conflicts(run: RunState) -> Conflicts | None:
-    """Compare the gradients on the probe batch; None where one of the two losses has none."""
+def _conflicts(run: RunState) -> Conflicts | str | None:
+    """Compare the gradients on the probe batch; None where a loss has none, the reason where torch fails."""
     if run.distiller.teacher is None or not all(run.distiller.weights().values()):
         return None
     batch = run.data.train.batch(_probe(run))
     progress = (run.epoch + 1) / run.recipe.schedule.epochs
-    with in_evaluation_mode(run.distiller), torch.enable_grad():
-        losses = run.distiller(batch.images, batch.labels, index=batch.index, progress=progress)
-        assert losses.distill is not None
-        task = _gradients(losses.task, run.params, keep=True)
-        distill = _gradients(losses.distill, run.params, keep=False)
+    try:
+        with in_evaluation_mode(run.distiller), torch.enable_grad():
+            losses = run.distiller(batch.images, batch.labels, index=batch.index, progress=progress)
+            assert losses.distill is not None
+            task = _gradients(losses.task, run.params, keep=True)
+            distill = _gradients(losses.distill, run.params, keep=False)
+    except RuntimeError as error:  # of torch: a graph that goes backward once only, too little memory
+        return first_line(error)
     return conflict_of(task, distill, updates=run.last_update, names=[name for name, _ in _named(run)])
 
 
 def _gradients(loss: Tensor, params: list[torch.nn.Parameter], *, keep: bool) -> list[Tensor]:
     # Zeros where a loss does not reach a parameter: all arms are compared on the same parameters.
-    return list(torch.autograd.grad(loss, params, retain_graph=keep, materialize_grads=True))
+    found = gradients(loss, params, retain_graph=keep)
+    return [
+        torch.zeros_like(param) if grad is None else grad for param, grad in zip(params, found, strict=True)
+    ]
 
 
 def _named(run: RunState) -> list[tuple[str, torch.nn.Parameter]]:

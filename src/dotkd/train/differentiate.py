@@ -4,9 +4,10 @@ An optimizer of :mod:`dotkd.optim` names its ``streams`` and keeps their gradien
 the gradient of the sum.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 
@@ -53,6 +54,29 @@ def differentiate(optimizer: Any, losses: Losses, gains: tuple[float, float] | N
         roots[SUM].backward()  # type: ignore[no-untyped-call]
     else:
         optimizer.backward(**{name: loss if loss.requires_grad else None for name, loss in roots.items()})
+
+
+def gradients(loss: Tensor, params: Sequence[Tensor], *, retain_graph: bool = False) -> list[Tensor | None]:
+    """Differentiate a loss and leave ``.grad`` as it was.
+
+    Args:
+        loss: A scalar with a graph.
+        params: All leaves that it may reach.
+        retain_graph: Whether the graph is wanted again.
+
+    Returns:
+        The gradient of each parameter; None where the loss does not reach it.
+    """
+    before = [param.grad for param in params]
+    for param in params:
+        param.grad = None
+    try:
+        # Not by torch.autograd.grad, which reentrant activation checkpointing refuses.
+        torch.autograd.backward(loss, retain_graph=retain_graph)
+        return [param.grad for param in params]
+    finally:
+        for param, grad in zip(params, before, strict=True):
+            param.grad = grad
 
 
 def clip(optimizer: Any, params: Iterable[Tensor], max_norm: float | None) -> None:

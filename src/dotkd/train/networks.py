@@ -244,7 +244,11 @@ def _numbers(values: Tensor | tuple[()]) -> tuple[float, ...]:
 
 def save_student(student: nn.Module, recipe: Recipe, made_for: MadeFor, path: Path) -> None:
     """Write a deployable student: weights as safetensors, the recipe and its classes in the metadata."""
-    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in student.state_dict().items()}
+    # Copies: safetensors refuses tensors that share memory, as tied weights do. The network ties them again.
+    weights = {
+        name: tensor.detach().to("cpu", memory_format=torch.contiguous_format, copy=True)
+        for name, tensor in student.state_dict().items()
+    }
     text = recipe_text(recipe) + "\n" + tomli_w.dumps({MADE_FOR: made_for.model_dump()})
     # One entry: safetensors writes several in random order, and equal runs have equal files.
     path.write_bytes(save(weights, metadata={"recipe": text}))

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from dotkd.data import DataFacts, Images, Splits
 from dotkd.data.augment import Augmentation
 from dotkd.distiller import Distiller
-from dotkd.errors import BadInput
+from dotkd.errors import BadInput, first_line
 from dotkd.recipe import Recipe, differing_keys, recipe_text
 from dotkd.records import EpochScores, TeacherAccuracy
 from dotkd.runs import BEST, LAST, write_atomically
@@ -126,7 +126,7 @@ def restore(run: RunState, folder: Path) -> None:
         run.epoch = int(state["epoch"])
         run.best = None if state["best"] is None else EpochScores.model_validate(state["best"])
     except Exception as error:  # a broken file may lead to any error
-        raise BadInput(f"{folder / LAST}: not a checkpoint of this run: {_first_line(error)}") from None
+        raise BadInput(f"{folder / LAST}: not a checkpoint of this run: {first_line(error)}") from None
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
@@ -144,7 +144,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch, zipfile and pickle each have errors of their own
-        raise BadInput(f"{path}: not a checkpoint of a run: {_first_line(error)}") from None
+        raise BadInput(f"{path}: not a checkpoint of a run: {first_line(error)}") from None
     if not isinstance(state, dict) or "objective" not in state:
         raise BadInput(f"{path}: not a checkpoint of a run: it holds a {type(state).__name__}")
     return state
@@ -166,7 +166,3 @@ def _write(path: Path, state: dict[str, Any]) -> None:
         beside.write_bytes(content.getbuffer())
 
     write_atomically(path, write)
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().partition("\n")[0][:200] or type(error).__name__

@@ -40,7 +40,8 @@ class TensorBoard:
         """Write an epoch; events of a killed run for it or later epochs are hidden."""
         if self._writer is None:
             self._writer = self._make(str(self._folder), purge_step=metrics.epoch)
-        for name, value in metrics.model_dump(exclude_none=True, exclude={"epoch"}).items():
+        numbers = metrics.model_dump(exclude_none=True, exclude={"epoch", "gradient_reason"})
+        for name, value in numbers.items():
             if isinstance(value, tuple):  # a momentum for each of several distillation losses
                 for number, each in enumerate(value):
                     self._writer.add_scalar(f"{name}/{number}", each, metrics.epoch)
