@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-_P, _R = ParamSpec("_P"), TypeVar("_R")
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
 
 # Vectors without any entry above this have no direction (the eps of torch.nn.functional.normalize).
 _NEGLIGIBLE = 1e-12
