@@ -15,7 +15,8 @@ from torch.nn import functional
 
 from dotkd._validate import UNLABELLED
 
-_P, _R = ParamSpec("_P"), TypeVar("_R")
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
 
 # Vectors without any entry above this have no direction (the eps of torch.nn.functional.normalize).
 _NEGLIGIBLE = 1e-12

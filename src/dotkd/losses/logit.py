@@ -636,8 +636,8 @@ def _all_masked(logits: Tensor) -> Tensor:
 
 
 def _weighted(weight: float, loss: Tensor) -> Tensor:
-    """The weighted loss; a loss of weight 0 may be infinite."""
-    return weight * loss if weight else torch.zeros_like(loss)
+    """The weighted loss; an infinite loss of weight 0 is 0."""
+    return weight * (loss if weight else torch.where(loss.isfinite(), loss, 0.0))
 
 
 def _decoupled(
