@@ -2,7 +2,9 @@
 
 import importlib
 import os
+import warnings
 from collections.abc import Iterator
+from pathlib import Path
 
 import hypothesis
 import pytest
@@ -37,3 +39,28 @@ def schemas() -> Iterator[None]:
             library.define(schema)
     yield
     del library
+
+
+@pytest.fixture(scope="session")
+def hf(schemas: None) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        importlib.import_module("transformers")
+
+
+@pytest.fixture
+def hf_folder(hf: None, tmp_path: Path) -> Path:
+    """A small ResNet for images of one channel as save_pretrained leaves it, without a preprocessor."""
+    from transformers import ResNetConfig, ResNetForImageClassification
+
+    config = ResNetConfig(
+        num_channels=1,
+        embedding_size=4,
+        hidden_sizes=[4, 8],
+        depths=[1, 1],
+        layer_type="basic",
+        num_labels=10,
+        downsample_in_first_stage=False,
+    )
+    ResNetForImageClassification(config).save_pretrained(tmp_path / "hf")
+    return tmp_path / "hf"

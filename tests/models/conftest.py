@@ -1,4 +1,4 @@
-"""Imports timm and transformers once a session; tests skip, visibly, if the library is not installed."""
+"""Imports timm once a session; tests skip, visibly, if the library is not installed."""
 
 import warnings
 
@@ -10,10 +10,3 @@ def timm(schemas: None) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # deprecations inside the libraries
         pytest.importorskip("timm", reason="the extra 'timm' is not installed")
-
-
-@pytest.fixture(scope="session")
-def hf(schemas: None) -> None:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        pytest.importorskip("transformers", reason="the extra 'hf' is not installed")

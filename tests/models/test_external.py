@@ -125,7 +125,8 @@ def folders(hf: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
         AutoModelForImageClassification.from_config(config).save_pretrained(root / name)
     vit.save_pretrained(root / "bare")
     preprocessing = {"image_mean": [0.5, 0.4, 0.3], "image_std": [0.2, 0.2, 0.2]}
-    (root / "vit" / "preprocessor_config.json").write_text(json.dumps(preprocessing), encoding="utf-8")
+    for name in ("vit", "resnet"):
+        (root / name / "preprocessor_config.json").write_text(json.dumps(preprocessing), encoding="utf-8")
     return root
 
 

@@ -133,7 +133,11 @@ def test_files_can_be_read_by_others(tmp_path):
 def test_a_published_checkpoint_teaches_when_its_model_is_named(tmp_path):
     teacher = build_student(short("teacher"))
     torch.save({"epoch": 240, "model": teacher.state_dict()}, tmp_path / "teacher.pth")
-    given = [f"teacher.checkpoint={tmp_path / 'teacher.pth'}", "teacher.model=small/mlp256"]
+    given = [
+        f"teacher.checkpoint={tmp_path / 'teacher.pth'}",
+        "teacher.model=small/mlp256",
+        "teacher.verify=false",
+    ]
     recipe = short("kd", *given)
     check_recipe(recipe)
     train(recipe, tmp_path / "run")

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import torch
+import torch.fx
 from torch import Tensor, nn
 from torch.nn.functional import interpolate, pad
 
@@ -91,6 +92,7 @@ class ImageModel(nn.Module):
         classifier_path: The last layer, which returns the logits.
         made_for: Brings images to the size that the weights were trained for; None: images stay as they are.
         class_names: Names of the outputs, in their order; empty if they are not known.
+        new_head: Whether weights were loaded that came without a classifier for these classes: it is random.
 
     Args:
         mean: Mean of each channel; empty for 0.
@@ -114,6 +116,7 @@ class ImageModel(nn.Module):
     classifier_path: str = ""
     made_for: Resize | None = None
     class_names: tuple[str, ...] = ()
+    new_head: bool = False
 
     def __init__(self, mean: Sequence[float] = (), std: Sequence[float] = ()) -> None:
         super().__init__()
@@ -165,4 +168,9 @@ class ImageModel(nn.Module):
             [B, C, H', W'], in [0, 1].
         """
         fill = self.mean if self.mean.numel() else 0.0
-        return images if self.made_for is None else self.made_for(images, fill)
+        return images if self.made_for is None else _resized(self.made_for, images, fill)
+
+
+@torch.fx.wrap  # a tracer sees one operation: a decision by the size of the images would stop it
+def _resized(resize: Resize, images: Tensor, fill: Tensor | float) -> Tensor:
+    return resize(images, fill)

@@ -143,8 +143,10 @@ def create_external(
     if not normalised:
         mean, std = loaded.mean, loaded.std
     wrap = partial(External, loaded.model, num_classes, name, size=loaded.size, mean=mean, std=std)
-    model = wrap(**_find_features(wrap(), loaded, image_shape)).train()
-    model.made_for = None if fine_tune else loaded.made_for
+    plain = wrap()
+    plain.made_for = made_for = None if fine_tune else loaded.made_for
+    model = wrap(**_find_features(plain, loaded, image_shape)).train()
+    model.made_for = made_for
     model.class_names, model.new_head = loaded.class_names, loaded.new_head
     model.lacks_normalisation = loaded.lacks_normalisation
     model.configuration = loaded.configuration

@@ -50,7 +50,6 @@ class External(ImageModel):
     Attributes:
         configuration: Files, as name -> text, from which the inner model is made again; empty for all but
             models of transformers.
-        new_head: Whether pretrained weights came without a classifier for these classes: it is random.
         lacks_normalisation: Whether nothing says how the images of the weights were normalised.
 
     Raises:
@@ -66,7 +65,6 @@ class External(ImageModel):
         ['model.1.weight', 'model.1.bias']
     """
 
-    new_head: bool = False
     lacks_normalisation: bool = False
     configuration: Mapping[str, str] = MappingProxyType({})
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from dotkd.errors import BadInput
-from dotkd.models import External
+from dotkd.models import ImageModel
 from dotkd.recipe.tables import ControlTable
 from dotkd.train.networks import MADE_FOR, describe_student
 from dotkd.train.state import RunState
@@ -50,7 +50,7 @@ def environment(run: RunState) -> dict[str, Any]:
     if run.teacher_cache is not None:
         found["teacher_cache"] = run.teacher_cache.key
     teacher = run.distiller.teacher
-    if isinstance(teacher, External) and teacher.new_head:
+    if isinstance(teacher, ImageModel) and teacher.new_head:
         found["teacher_head_checksum"] = _head_checksum(teacher)
     if run.teacher_accuracy is not None:
         found["teacher"] = run.teacher_accuracy.model_dump()
@@ -93,7 +93,7 @@ def file_checksum(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
 
 
-def _head_checksum(teacher: External) -> str:
+def _head_checksum(teacher: ImageModel) -> str:
     """The first 16 digits of the SHA-256 of a classifier, or of all weights where it is not one layer."""
     digest = hashlib.sha256()
     for name, tensor in teacher.state_dict().items():

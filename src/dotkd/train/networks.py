@@ -151,9 +151,10 @@ def build_teacher(recipe: Recipe, path: Path | None, facts: DataFacts | None = N
                 f"teacher.checkpoint: {path} learned from {taught.data.name}, the student's data is "
                 f"{recipe.data.name}"
             )
-    if table is not None and table.image_size is not None and (model := image_model(teacher)) is not None:
-        resize = model.made_for or Resize((1, 1))
-        model.made_for = Resize((table.image_size,) * 2, interpolation=resize.interpolation)
+    found, side = image_model(teacher), None if table is None else table.image_size
+    if found is not None and side is not None:
+        kept = found.made_for or Resize((side, side))
+        found.made_for = Resize((side, side), interpolation=kept.interpolation)
     return teacher
 
 
@@ -170,8 +171,7 @@ def _load(model: ImageModel, path: Path, table: Network) -> None:
     if not model.classifier_path:
         raise BadInput(f"new_head: {path}: {type(model).__name__} has no classifier that is one layer")
     assign_weights(model, read_weights(path), path, table.checkpoint_key, without=model.classifier_path)
-    if isinstance(model, External):
-        model.new_head = True
+    model.new_head = True
 
 
 def _take_made_for(model: ImageModel, made_for: MadeFor | None) -> None:

@@ -3,13 +3,12 @@
 from pathlib import Path
 
 import torch
-from scipy.stats import binom
 
 from dotkd.data import Images, Splits
 from dotkd.distiller import Distiller
 from dotkd.errors import BadInput
 from dotkd.methods import Method
-from dotkd.models import External
+from dotkd.models import ImageModel
 from dotkd.recipe import Recipe, load_recipe
 from dotkd.recipe.tables import IMAGE_KEYS
 from dotkd.records import TeacherAccuracy
@@ -67,13 +66,13 @@ def refuse_new_head(recipe: Recipe, teacher: torch.nn.Module | None, method: obj
     Raises:
         BadInput: The classifier is random and is read.
     """
-    new = isinstance(teacher, External) and teacher.new_head
+    new = isinstance(teacher, ImageModel) and teacher.new_head
     if new and isinstance(method, Method) and method.reads_classifier:
         raise BadInput(
-            f"teacher.model: the weights of {teacher.name!r} are for other classes, so its classifier of "
-            f"{teacher.num_classes} outputs is random and method {(recipe.method or {})['name']!r} reads it: "
-            "train it on these data first and name its student.safetensors as teacher.checkpoint, or take a "
-            "method that reads features alone"
+            f"teacher.model: the weights of {recipe.teacher and recipe.teacher.model!r} are for other "
+            f"classes, so its new classifier is random, and method {(recipe.method or {})['name']!r} reads "
+            "it: train it on these data first and name its student.safetensors as teacher.checkpoint, or "
+            "take a method that reads features alone"
         )
 
 
@@ -96,13 +95,16 @@ def ask_teacher(recipe: Recipe, distiller: Distiller, data: Splits[Images]) -> T
     Raises:
         BadInput: An output is not finite or, unless ``teacher.verify`` is false, the accuracy is near chance.
     """
+    from scipy.special import bdtrc  # type: ignore[import-untyped]  # slow to load
+
     method = distiller.method
     if distiller.teacher is None or not isinstance(method, Method) or recipe.teacher is None:
         return None
     split = "train" if data.validation is None else "validation"
     images = data.validation or data.train
-    count = min(_ASKED, len(images))
-    asked = images.subset(torch.arange(count) * len(images) // count)
+    labelled = (images.labels >= 0).nonzero().flatten()
+    count = min(_ASKED, len(labelled))
+    asked = images.subset(labelled[torch.arange(count) * len(labelled) // count])
     right, classes = 0, len(images.classes)
     for batch in asked.batches(_BATCH):
         with autocast(images.device, recipe.run.precision):
@@ -120,7 +122,7 @@ def ask_teacher(recipe: Recipe, distiller: Distiller, data: Splits[Images]) -> T
     found = TeacherAccuracy(
         accuracy=right / count if known else None, chance=chance, split=split, images=count
     )
-    lucky = known and binom.sf(right - 1, count, chance) > _LUCK
+    lucky = known and bdtrc(right - 1, count, chance) > _LUCK
     if lucky and method.reads_classifier and recipe.teacher.verify:
         raise BadInput(
             f"teacher: right for {100 * right / count:.1f} % of {count} {split} images, of which the most "
