@@ -234,7 +234,7 @@ def describe_student(student: nn.Module, facts: DataFacts, classes: tuple[str, .
         classes=classes,
         mean=_numbers(mean),
         std=_numbers(std),
-        configuration=model.configuration if isinstance(model, External) else {},
+        configuration=dict(model.configuration) if isinstance(model, External) else {},
     )
 
 
