@@ -182,6 +182,15 @@ def _global_options(
     pass
 
 
+def _once(overrides: list[str] | None) -> list[str]:
+    """Overrides of the command line; a key that is given twice is refused: one value would be dropped."""
+    words = overrides or []
+    keys = [word.partition("=")[0].strip() for word in words]
+    if twice := next((key for key in keys if keys.count(key) > 1), None):
+        raise BadInput(f"{twice}: is given {keys.count(twice)} times: give it once")
+    return words
+
+
 def _recipe_or_none(name: str) -> "Recipe | None":
     from dotkd.recipe import load_recipe
 
@@ -213,7 +222,7 @@ def train(
     from dotkd.runs import RECIPE
     from dotkd.train import train as train_recipe
 
-    loaded = load_recipe(recipe, overrides or [])
+    loaded = load_recipe(recipe, _once(overrides))
     if resume and not (output / RECIPE).exists():
         console.print(f"nothing to resume in {output}: a new run")
     callbacks = [show_epoch]
@@ -266,7 +275,7 @@ def compare(
     from dotkd.compare import TUNE_SEEDS, RateSearch, parse_rates, parse_sweep
     from dotkd.recipe import is_override
 
-    overrides = [word for word in recipes if is_override(word)]
+    overrides = _once([word for word in recipes if is_override(word)])
     names = [word for word in recipes if word not in overrides]
     if tune_seeds is not None and not tune_lr:
         raise BadInput(f"--tune-seeds {tune_seeds}: are of --tune-lr, which is not given")
@@ -439,4 +448,4 @@ def show(recipe: RecipeName, overrides: Overrides = None) -> None:
     """Print a recipe with everything it extends and all defaults: a file that can be trained as it is."""
     from dotkd.recipe import load_recipe, recipe_text
 
-    print(recipe_text(load_recipe(recipe, overrides or [])), end="")
+    print(recipe_text(load_recipe(recipe, _once(overrides))), end="")

@@ -90,7 +90,7 @@ def test_a_run_that_diverges_at_once(dotkd, tmp_path) -> None:
 @pytest.mark.parametrize("epochs", [1, 2])
 def test_a_run_that_diverges_in_the_last_step_of_an_epoch(dotkd, tmp_path, epochs: int) -> None:
     folder = tmp_path / "out"
-    overrides = [*TINY, f"schedule.epochs={epochs}", "optimizer.lr=1e30", "data.batch_size=1200"]
+    overrides = [TINY[0], f"schedule.epochs={epochs}", "optimizer.lr=1e30", "data.batch_size=1200"]
     code, _, err = dotkd("train", PLAIN, *overrides, "-o", folder)
     assert code == 1
     assert "diverged" in err

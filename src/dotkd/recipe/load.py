@@ -102,16 +102,12 @@ def load_recipe(recipe: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         The recipe, complete.
 
     Raises:
-        BadInput: The file is missing or not TOML, a key or value in it is wrong, or an override is given
-            twice.
+        BadInput: The file is missing or not TOML, or a key or value in it is wrong.
 
     Example:
         >>> load_recipe("quick/digits-kd-dot", ["optimizer.delta=0.05"]).optimizer.delta
         0.05
     """
-    keys = [override.partition("=")[0].strip() for override in overrides]
-    if twice := next((key for key in keys if keys.count(key) > 1), None):
-        raise BadInput(f"{twice}: is given {keys.count(twice)} times: give it once")
     path = find_recipe(recipe)
     given: dict[str, Any] = {}
     for override in overrides:
