@@ -257,11 +257,8 @@ raise RuntimeError("operator torchvision::nms does not exist")
 @pytest.mark.parametrize(
     ("torch_version", "advice"),
     [
-        ("2.13.0+cpu", "0.28.0+cpu: {pip}==0.28.0+cpu --index-url https://download.pytorch.org/whl/cpu"),
-        (
-            "2.6.0+cu124",
-            "0.21.0+cu124: {pip}==0.21.0+cu124 --index-url https://download.pytorch.org/whl/cu124",
-        ),
+        ("2.13.0+cpu", "0.28.0+cpu: {pip}==0.28.0+cpu, from the package index of that torch"),
+        ("2.6.0+cu124", "0.21.0+cu124: {pip}==0.21.0+cu124, from the package index of that torch"),
         ("2.9.1", "0.24.1: {pip}==0.24.1"),
         ("2.14.0a0+git1234", None),
     ],

@@ -214,10 +214,10 @@ def _matching_torchvision() -> str:
         return f"install the torchvision that was built with torch {torch_version}"
     minor, patch, build = int(parts[1]), parts[2], parts[3] or ""
     wanted = f"0.{minor + 15}.{patch}{build}"
-    index = f" --index-url https://download.pytorch.org/whl/{build[1:]}" if build else ""
+    source = ", from the package index of that torch" if build else ""
     return (
         f"torch {torch_version} needs torchvision {wanted}: pip install --force-reinstall --no-deps "
-        f"torchvision=={wanted}{index}"
+        f"torchvision=={wanted}{source}"
     )
 
 
