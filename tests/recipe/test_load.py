@@ -264,8 +264,9 @@ def test_the_folder_of_a_model_is_relative_to_the_recipe(
     monkeypatch.chdir(tmp_path / "elsewhere")
     wanted = found.format(base=base, above=tmp_path)
     (base / "w.pth").touch()
-    text = f'extends = "{KD}"\n[student]\nmodel = "{given}"\n[teacher]\nmodel = "{given}"\n'
-    recipe = load_recipe(write(base / "r.toml", text + 'checkpoint = "w.pth"\n'))
+    weights = "" if given.endswith("@pretrained") else 'checkpoint = "w.pth"\n'
+    text = f'extends = "{KD}"\n[student]\nmodel = "{given}"\n[teacher]\nmodel = "{given}"\n{weights}'
+    recipe = load_recipe(write(base / "r.toml", text))
     assert (recipe.student.model, recipe.teacher.model) == (wanted, wanted)
     monkeypatch.chdir(base)
     assert load_recipe(PLAIN, [f"student.model={given}"]).student.model == wanted

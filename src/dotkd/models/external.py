@@ -162,7 +162,7 @@ def _folder_of(request: _Request, configuration: Mapping[str, str]) -> Iterator[
     with TemporaryDirectory() as folder:
         for name in _CONFIGURATION:
             if name in configuration:
-                (Path(folder) / name).write_text(configuration[name], encoding="utf-8")
+                (Path(folder) / name).write_text(configuration[name], encoding="utf-8", newline="\n")
         yield replace(request, name=f"hf:{folder}", pretrained=False)
 
 
