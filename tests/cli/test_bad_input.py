@@ -320,7 +320,9 @@ def test_a_student_that_no_run_wrote(refused, run) -> None:
     refused("evaluate", run, says=r"student\.safetensors, recipe: not valid TOML")
     text = (run / runs.RECIPE).read_text(encoding="utf-8")
     save_file(weights, path, metadata={"recipe": text.replace("mlp16", "mlp64")})
-    refused("evaluate", run, says=r"does not fit MLP: other shape: hidden\.weight \[16, 64\], wanted \[64, 64\]")
+    refused(
+        "evaluate", run, says=r"does not fit MLP: other shape: hidden\.weight \[16, 64\], wanted \[64, 64\]"
+    )
 
 
 @pytest.mark.parametrize("verb", ["evaluate", "export"])
