@@ -655,8 +655,10 @@ def _decoupled(
     if top_k is not None and top_k < others.shape[1]:
         kept = teacher.gather(1, others).topk(top_k, dim=1).indices
         rest = [other_logits.gather(1, kept) for other_logits in rest]
-    target_term = _divergence(*(functional.log_softmax(pair, dim=1) for pair in pairs), weights)
-    others_term = _divergence(*map(_log_softmax, rest), weights)
+    ours, theirs = (functional.log_softmax(pair, dim=1) for pair in pairs)
+    target_term = _divergence(ours, theirs, weights)
+    ours, theirs = map(_log_softmax, rest)
+    others_term = _divergence(ours, theirs, weights)
     return target_term, others_term
 
 
