@@ -63,7 +63,8 @@ def filter_norms(params: Sequence[Tensor]) -> list[Tensor]:
 def _filter_norms(tensor: Tensor) -> Tensor:
     """Norms over all dimensions but the first, which broadcast, in float64."""
     inner = tuple(range(1, tensor.ndim))
-    return torch.linalg.vector_norm(tensor.double(), dim=inner, keepdim=True)
+    norms: Tensor = torch.linalg.vector_norm(tensor.double(), dim=inner, keepdim=True)
+    return norms
 
 
 def filter_normalized_direction(params: Sequence[Tensor], *, generator: torch.Generator) -> list[Tensor]:
