@@ -315,9 +315,9 @@ def test_exports_with_a_batch_of_any_size(case):
 
     student, teacher, target = drawn(case, torch.float32)
     given = [[tensor.detach() for tensor in tensors] for tensors in (student, teacher)]
-    batch = {0: torch.export.Dim.DYNAMIC}
-    shapes = [[batch] * len(tensors) for tensors in given]
-    program = torch.export.export(Computes(), (*given, target), dynamic_shapes=(*shapes, batch)).module()
+    batch = {0: torch.export.Dim("batch", min=2)}
+    shapes = (*([batch] * len(tensors) for tensors in given), batch)
+    program = torch.export.export(Computes(), (*given, target), dynamic_shapes=shapes, strict=strict).module()
     twice = [[torch.cat([tensor, 2 * tensor.flip(0)]) for tensor in tensors] for tensors in given]
     labels = torch.cat([target, target])
     torch.testing.assert_close(program(*twice, labels), case.loss(*twice, labels))

@@ -227,6 +227,26 @@ def refused(tmp_path: Path, content: Any, model: ImageModel | None = None) -> st
     return message.removeprefix(str(path))[2:]
 
 
+@pytest.mark.parametrize("kept", ["encoder", "decoder"])
+def test_a_tied_weight_comes_with_one_of_its_names(tmp_path: Path, kept: str) -> None:
+    def tied() -> nn.Module:
+        net = nn.ModuleDict({"encoder": nn.Linear(4, 4), "decoder": nn.Linear(4, 4)})
+        net["decoder"].weight = net["encoder"].weight
+        return net
+
+    wanted, net = tied(), tied()
+    other = {"encoder": "decoder", "decoder": "encoder"}[kept]
+    weights = {name: value for name, value in wanted.state_dict().items() if name != f"{other}.weight"}
+    save_file(weights, tmp_path / "net.safetensors")
+    load_weights(net, tmp_path / "net.safetensors")
+    assert torch.equal(net["encoder"].weight, wanted["encoder"].weight)
+    assert net["decoder"].weight is net["encoder"].weight
+    del weights[f"{other}.bias"]
+    save_file(weights, tmp_path / "net.safetensors")
+    with pytest.raises(BadInput, match=rf"missing: {other}\.bias"):
+        load_weights(net, tmp_path / "net.safetensors")
+
+
 def test_no_file(tmp_path: Path) -> None:
     for path in (tmp_path / "none.pth", tmp_path):
         with pytest.raises(BadInput, match=r"no file .*: wanted weights, as \.pth, \.pt or \.safetensors"):

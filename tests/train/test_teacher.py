@@ -339,3 +339,21 @@ def test_weights_without_normalisation(hf_folder, tmp_path):
     assert stored["std"] == pytest.approx([pixels.std().item()], abs=0.01)
     assert load_student(tmp_path / "run")[0].mean.item() == pytest.approx(stored["mean"][0])
     assert evaluate(tmp_path / "run").scores.accuracy == pytest.approx(results.last.test_accuracy)
+
+
+def test_a_teacher_of_the_run_itself_keeps_what_its_file_says(tmp_path: Path) -> None:
+    """Trained first and then used, or found trained: one teacher, with its normalisation and its class names."""
+    short = tmp_path / "teacher.toml"
+    short.write_text(
+        'extends = "quick/digits-teacher"\n[student]\nmodel = "small/mlp16"\nmean = [0.3]\nstd = [0.4]\n'
+        "[schedule]\nepochs = 1\n"
+    )
+    recipe = load_recipe("quick/digits-kd", [f"teacher.recipe={short}", "student.model=small/mlp16"])
+    file = provide_teacher(recipe, tmp_path / "teacher")
+    prepared = check_recipe(recipe)
+    prepared.load_teacher(file)
+    teachers = [prepared.distiller.teacher, build_run(recipe, file).distiller.teacher]
+    described = [(one.class_names, one.made_for, one.mean.tolist(), one.std.tolist()) for one in teachers]
+    assert described[0] == described[1]
+    assert described[0][0] == prepared.data.train.classes
+    assert described[0][1] is not None

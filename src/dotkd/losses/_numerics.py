@@ -104,7 +104,7 @@ def of_labelled(target: Tensor, *logits: Tensor) -> tuple[Tensor, Tensor, tuple[
     known = target != UNLABELLED
     count = known.sum().clamp(min=1).to(logits[0].dtype)
     missing = ~known.unsqueeze(1)
-    weights = known.unsqueeze(1) * (len(target) / count)
+    weights = known.unsqueeze(1) * (target.shape[0] / count)
     return weights, target.masked_fill(~known, 0), tuple(rows.masked_fill(missing, 0.0) for rows in logits)
 
 

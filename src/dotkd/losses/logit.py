@@ -608,7 +608,7 @@ def _divergence(student: Tensor, teacher: Tensor, weights: Tensor | None = None)
     absent = teacher.exp() == 0
     student, teacher = (torch.where(absent, 0.0, logarithms) for logarithms in (student, teacher))
     terms = functional.kl_div(student, teacher, reduction="none", log_target=True)
-    return (terms if weights is None else weights * terms).sum() / len(student)
+    return (terms if weights is None else weights * terms).sum() / student.shape[0]
 
 
 def _cross_entropy(teacher: Tensor, student: Tensor) -> Tensor:

@@ -262,9 +262,16 @@ def _differences(wanted: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> l
     ]
     # Files written before torch 0.4.1 lack num_batches_tracked; load_state_dict accepts that.
     missing = [name for name in wanted if name not in given and not name.endswith("num_batches_tracked")]
+    # A weight with several names comes with any of them: files of safetensors keep one.
+    there = {_memory(wanted[name]) for name in wanted if name in given}
+    missing = [name for name in missing if _memory(wanted[name]) not in there]
     unexpected = [name for name in given if name not in wanted]
     found = {"other shape": shapes, "missing": missing, "unexpected": unexpected}
     return [f"{kind}: {_first(names)}" for kind, names in found.items() if names]
+
+
+def _memory(tensor: Tensor) -> tuple[object, ...]:
+    return tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype
 
 
 def _first(names: Iterable[str]) -> str:

@@ -20,7 +20,6 @@ from dotkd.data.augment import Augmentation
 from dotkd.distiller import Distiller
 from dotkd.errors import BadInput
 from dotkd.methods import Method, TaskMethod, create_method
-from dotkd.models import load_weights
 from dotkd.models.classes import order_classes
 from dotkd.optim import DOT, DOTAdamW, MultiMomentumSGD, deepkd_momenta, matched_gains
 from dotkd.recipe import Recipe
@@ -43,6 +42,7 @@ from dotkd.train.networks import (
     build_teacher,
     build_untrained_teacher,
     lacks_normalisation,
+    load_trained,
     set_memory_format,
 )
 from dotkd.train.run_cache import check_teacher_cache, open_teacher_cache
@@ -77,8 +77,10 @@ class Prepared:
 
     def load_teacher(self, path: Path) -> None:
         """Give the teacher the weights that its own run has trained; learned parts are made anew."""
-        assert self.distiller.teacher is not None
-        load_weights(self.distiller.teacher, path)
+        teacher = self.distiller.teacher
+        assert teacher is not None
+        load_trained(teacher, path)
+        _order_teacher(self.recipe, teacher, self.distiller.method, self.data.train)
         with _method_stream(self.recipe):
             self.distiller.prepare(*_examples(self.distiller.method, self.data.train, self.recipe))
         self.files["teacher"], self.untrained = path, None

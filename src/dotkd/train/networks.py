@@ -187,6 +187,14 @@ def _take_normalisation(model: ImageModel, made_for: MadeFor) -> None:
         model.set_normalisation(made_for.mean, made_for.std)
 
 
+def load_trained(teacher: nn.Module, path: Path) -> None:
+    """Give an untrained teacher the weights of its own run, and what their file says of it, in place."""
+    load_weights(teacher, path)
+    model = image_model(teacher)
+    if model is not None:
+        _take_made_for(model, _parsed(_metadata(path)["recipe"], path)[1])
+
+
 def build_untrained_teacher(recipe: Recipe, facts: DataFacts) -> ImageModel:
     """Make a teacher's network before its training, in evaluation mode, with random weights."""
     with torch.random.fork_rng(devices=[]):
