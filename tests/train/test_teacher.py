@@ -15,8 +15,8 @@ from dotkd.models import create_model
 from dotkd.recipe import load_recipe
 from dotkd.runs import ENVIRONMENT, METRICS, STUDENT, read_json, read_run
 from dotkd.train import evaluate, loop
-from dotkd.train.build import build_data, check_recipe
-from dotkd.train.loop import train
+from dotkd.train.build import build_data, build_run, check_recipe
+from dotkd.train.loop import provide_teacher, train
 from dotkd.train.networks import build_teacher, load_student
 from dotkd.train.scores import score
 from dotkd.train.teacher import ask_teacher
@@ -341,8 +341,8 @@ def test_weights_without_normalisation(hf_folder, tmp_path):
     assert evaluate(tmp_path / "run").scores.accuracy == pytest.approx(results.last.test_accuracy)
 
 
-def test_a_teacher_of_the_run_itself_keeps_what_its_file_says(tmp_path: Path) -> None:
-    """Trained first and then used, or found trained: one teacher, with its normalisation and its class names."""
+def test_a_teacher_of_the_run_itself_keeps_what_its_file_says(tmp_path):
+    """Trained first, or found trained: the same teacher, with its normalisation and its class names."""
     short = tmp_path / "teacher.toml"
     short.write_text(
         'extends = "quick/digits-teacher"\n[student]\nmodel = "small/mlp16"\nmean = [0.3]\nstd = [0.4]\n'
