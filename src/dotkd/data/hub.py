@@ -293,11 +293,11 @@ class _Parquet:
     def read(self) -> Splits[Images]:
         """Return the splits, streamed or in memory."""
         files = self._files()
-        splits: Splits[Images] = (
-            stream_parts(self._open(files), self.image_size, self.workers)
-            if self.stream
-            else self.in_memory(files)
-        )
+        splits: Splits[Images]
+        if self.stream:
+            splits = stream_parts(self._open(files), self.image_size, self.workers)
+        else:
+            splits = self.in_memory(files)
         self._tell_unlabelled(splits)
         return splits
 
@@ -465,7 +465,7 @@ class _Parquet:
         """Whether a label means that the image has none; published sets with fixed classes have them all."""
         if self.num_classes is not None or isinstance(label, str):
             return False
-        return label is None or label == UNLABELLED or (named and label == -1)
+        return label is None or label in ((-1, UNLABELLED) if named else (UNLABELLED,))
 
     def _read_labels(self, where: str, paths: list[Path]) -> "_Labels":
         self._check_columns(where, paths)
