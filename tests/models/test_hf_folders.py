@@ -16,6 +16,7 @@ from dotkd.export import export
 from dotkd.recipe import load_recipe
 from dotkd.recipe.load import make_recipe
 from dotkd.train import build_run, evaluate, load_student, train
+from dotkd.train.networks import build_student, build_teacher, describe_student, read_student, save_student
 
 pytestmark = pytest.mark.slow
 RECIPE = """
@@ -131,3 +132,34 @@ def test_a_missing_folder_is_named(tmp_path: Path) -> None:
         train(load_recipe(tmp_path / "r.toml"), tmp_path / "run")
     folder = tmp_path / "vit"
     assert str(caught.value) == f"model 'hf:{folder}': no folder {str(folder)!r}"
+
+
+@pytest.mark.usefixtures("hf")
+@pytest.mark.parametrize("role", ["student", "teacher", "evaluated"])
+def test_a_folder_of_another_network_than_the_weights(tmp_path: Path, role: str) -> None:
+    folder, file = tmp_path / "vit", tmp_path / "weights.safetensors"
+    write_model(folder)
+    (tmp_path / "r.toml").write_text(RECIPE.format(model="vit"), encoding="utf-8")
+    recipe = load_recipe(tmp_path / "r.toml")
+    student = build_student(recipe)
+    save_student(student, recipe, describe_student(student, recipe.data.facts(), ()), file)
+    taught = load_recipe("quick/digits-kd", [f"teacher.model=hf:{folder}", f"teacher.checkpoint={file}"])
+    started = load_recipe(tmp_path / "r.toml", [f"student.checkpoint={file}"])
+
+    def build() -> torch.nn.Module:
+        if role == "teacher":
+            return build_teacher(taught, file)
+        return build_student(started).eval() if role == "student" else read_student(file, recipe).network
+
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    (folder / "config.json").write_text(json.dumps({**config, "transformers_version": "0"}), encoding="utf-8")
+    with torch.no_grad():
+        assert torch.equal(build()(IMAGES), student.eval()(IMAGES))
+    (folder / "config.json").write_text(json.dumps({**config, "hidden_act": "relu"}), encoding="utf-8")
+    with pytest.raises(BadInput) as caught:
+        build()
+    assert "\n" not in str(caught.value)
+    assert str(folder / "config.json") in str(caught.value)
+    assert str(file) in str(caught.value)
+    with torch.no_grad():  # a file with its own recipe needs no folder
+        assert torch.equal(load_student(file)[0](IMAGES), student(IMAGES))

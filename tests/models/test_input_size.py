@@ -15,6 +15,7 @@ from dotkd.models.external import create_external
 from dotkd.models.fold import fold_batch_norm
 
 SHAPES = [(40, 30), (30, 40), (24, 24), (64, 64)]
+VIT = {"image_processor_type": "ViTImageProcessor"}
 
 
 @pytest.mark.slow
@@ -55,14 +56,23 @@ def test_every_network_resizes_before_its_first_layer(name):
 @pytest.mark.parametrize(
     ("settings", "wanted"),
     [
-        ({"size": {"height": 64, "width": 48}}, Resize((64, 48), (64, 48))),
-        ({"size": 64, "resample": 3}, Resize((64, 64), (64, 64), "squash", "bicubic")),
+        ({**VIT, "size": {"height": 64, "width": 48}}, Resize((64, 48), (64, 48))),
+        ({**VIT, "size": 64, "resample": 3}, Resize((64, 64), (64, 64), "squash", "bicubic")),
+        # Without a name the network's own processor counts, here that of ConvNeXt.
+        ({"size": 64, "resample": 3}, Resize((64, 64), (73, 73), "center", "bicubic")),
         (
-            {"size": {"shortest_edge": 72}, "do_center_crop": True, "crop_size": {"height": 64, "width": 64}},
+            {
+                **VIT,
+                "size": {"shortest_edge": 72},
+                "do_center_crop": True,
+                "crop_size": {"height": 64, "width": 64},
+            },
             Resize((64, 64), (72, 72), "center"),
         ),
-        ({"size": {"shortest_edge": 56}, "crop_pct": 0.875}, Resize((56, 56), (64, 64), "center")),
-        ({"size": {"shortest_edge": 384}, "crop_pct": 0.875}, Resize((384, 384), (384, 384))),
+        ({"size": {"shortest_edge": 56}, "crop_pct": 0.7}, Resize((56, 56), (80, 80), "center", "bicubic")),
+        ({"size": {"shortest_edge": 384}}, Resize((384, 384), (384, 384), interpolation="bicubic")),
+        # A processor with code of its own, which is not run.
+        ({"image_processor_type": "Mine", "size": {"height": 64, "width": 48}}, Resize((64, 48), (64, 48))),
         ({"size": {"height": 64, "width": 64}, "do_resize": False}, None),
         ({}, None),
     ],
@@ -72,6 +82,42 @@ def test_a_folder_of_transformers_says_its_size(hf_folder, settings, wanted):
     preprocessor.write_text(json.dumps({"image_mean": [0.5], "image_std": [0.2], **settings}))
     assert create_external(f"hf:{hf_folder}", 10, image_shape=(1, 8, 8)).made_for == wanted
     assert create_external(f"hf:{hf_folder}", 10, image_shape=(1, 8, 8), fine_tune=True).made_for is None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"feature_extractor_type": "ConvNextFeatureExtractor", "size": 32},
+        {"image_processor_type": "ConvNextImageProcessor", "size": 32, "crop_pct": 0.75},
+        {"image_processor_type": "ConvNextImageProcessor", "size": 384},
+        {"feature_extractor_type": "CLIPFeatureExtractor", "size": 40, "crop_size": 32},
+        {"feature_extractor_type": "ViTFeatureExtractor", "size": 32},
+        {"feature_extractor_type": "DeiTFeatureExtractor", "size": 40, "crop_size": 32},
+        {"image_processor_type": "MobileNetV2ImageProcessor", "size": 40, "crop_size": 32},
+        {"image_processor_type": "MobileNetV2ImageProcessor", "size": {"shortest_edge": 256}},
+    ],
+)
+def test_the_same_pixels_as_the_processor_of_transformers(hf_folder, settings):
+    from transformers import AutoImageProcessor
+
+    settings = {"image_mean": [0.0], "image_std": [1.0], **settings}
+    (hf_folder / "preprocessor_config.json").write_text(json.dumps(settings))
+    resize = create_external(f"hf:{hf_folder}", 10, image_shape=(1, 8, 8)).made_for
+    processor = AutoImageProcessor.from_pretrained(hf_folder)
+    for shape in SHAPES:
+        pixels = torch.from_numpy(np.random.default_rng(0).integers(64, 192, (1, *shape)).astype(np.uint8))
+        theirs = processor(pixels.expand(3, -1, -1), image_mean=[0.0] * 3, image_std=[1.0] * 3)
+        theirs = torch.as_tensor(theirs["pixel_values"][0])[:1]
+        torch.testing.assert_close(resize(pixels[None] / 255)[0], theirs, rtol=0, atol=2.5 / 255)
+
+
+@pytest.mark.slow
+def test_a_size_that_only_unknown_code_could_read(hf_folder):
+    settings = {"image_processor_type": "Mine", "image_mean": [0.5], "image_std": [0.2], "size": 64}
+    (hf_folder / "preprocessor_config.json").write_text(json.dumps(settings))
+    with pytest.raises(BadInput, match=r"preprocessor_config\.json: size .* height and width"):
+        create_external(f"hf:{hf_folder}", 10, image_shape=(1, 8, 8))
 
 
 @pytest.mark.slow

@@ -146,7 +146,9 @@ def test_the_question_changes_nothing(teacher, tmp_path, monkeypatch):
 @pytest.fixture
 def pretrained(hf_folder):
     """A folder of transformers for 10 classes, with a preprocessor."""
-    settings = {"image_mean": [0.5], "image_std": [0.25], "size": {"height": 16, "width": 16}}
+    normalisation = {"image_mean": [0.5], "image_std": [0.25]}
+    size = {"image_processor_type": "ViTImageProcessor", "size": {"height": 16, "width": 16}}
+    settings = {**normalisation, **size}
     (hf_folder / "preprocessor_config.json").write_text(json.dumps(settings))
     return hf_folder
 

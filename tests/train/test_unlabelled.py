@@ -40,7 +40,9 @@ lr = 0.0
 name = "constant"
 epochs = 1
 """
-SOME = [0, None, 2, 1, None, None, 2, None, 1, 0, -1]
+SOME = [0, None, 2, 1, None, None, 2, None, 1, 0, -100]
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*without a label")
 
 
 def write(path, labels):
@@ -62,7 +64,7 @@ def write(path, labels):
 def recipe(tmp_path, monkeypatch):
     monkeypatch.setenv("DOTKD_CACHE", str(tmp_path / "cache"))
     write(tmp_path / "files" / "train-0.parquet", SOME)
-    write(tmp_path / "files" / "test-0.parquet", [0, 1, 2, -1])
+    write(tmp_path / "files" / "test-0.parquet", [0, 1, 2, -100])
     (tmp_path / "r.toml").write_text(RECIPE, encoding="utf-8")
 
     def load(*overrides: str) -> Recipe:

@@ -4,6 +4,7 @@ import hashlib
 import importlib
 import json
 import re
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -269,7 +270,7 @@ class _Parquet:
     stream: bool = False
     workers: int | None = None
     max_image_pixels: int = MAX_PIXELS
-    name: str = "hub-v2"
+    name: str = "hub-v3"
     num_classes: int | None = None  # None: as many as the files have
     accepted: Accepted = ANY_IMAGE
 
@@ -292,9 +293,27 @@ class _Parquet:
     def read(self) -> Splits[Images]:
         """Return the splits, streamed or in memory."""
         files = self._files()
+        splits: Splits[Images]
         if self.stream:
-            return stream_parts(self._open(files), self.image_size, self.workers)
-        return self.in_memory(files)
+            splits = stream_parts(self._open(files), self.image_size, self.workers)
+        else:
+            splits = self.in_memory(files)
+        self._tell_unlabelled(splits)
+        return splits
+
+    def _tell_unlabelled(self, splits: Splits[Images]) -> None:
+        """Warn of images without a label, for a label may be missing by mistake."""
+        parts = {name: part for name, part in splits._asdict().items() if part is not None}
+        missing = {name: int((part.labels == UNLABELLED).sum()) for name, part in parts.items()}
+        if any(missing.values()):
+            counts = ", ".join(
+                f"{count} of {len(parts[name])} for {name}" for name, count in missing.items() if count
+            )
+            warnings.warn(
+                f"{self.root}: images without a label: {counts}; they are trained on without the task loss, "
+                "and left out of validation and test",
+                stacklevel=2,
+            )
 
     def in_memory(self, files: Files) -> Splits[ImageData]:
         """Decode all images, or read them from the cache, whose key is the contents of the files."""
@@ -399,15 +418,16 @@ class _Parquet:
         if names is not None:
             known: Sequence[Any] = range(len(names))
         else:
-            present = {label for label in train.labels if not self._is_none(label)}
+            present = {label for label in train.labels if not self._is_none(label, named=False)}
             known = range(self.num_classes) if self.num_classes else sorted(present)
         classes = [str(name) for name in (known if names is None else names)]
         if len(classes) < 2:
             raise BadInput(
                 f"{train.where}: {self.label_column} must have at least two classes, has "
-                f"{', '.join(classes) or 'none'}; null, -1 and {UNLABELLED} mean no label"
+                f"{', '.join(classes) or 'none'}; null and {UNLABELLED} mean no label, as does -1 where "
+                "the classes have names"
             )
-        whole = {split: self._part(labels, known) for split, labels in read.items()}
+        whole = {split: self._part(labels, known, named=names is not None) for split, labels in read.items()}
         parts = {
             role: whole[split] if chosen is None else whole[split].pick(chosen)
             for role, (split, _, chosen) in rows.items()
@@ -422,19 +442,30 @@ class _Parquet:
     def _check_slice(
         self, role: str, labels: NDArray[np.int64], train: NDArray[np.int64], classes: Sequence[str]
     ) -> None:
-        """Refuse a slice with classes that the rest lacks, as of rows in the order of their classes."""
-        lacking = np.setdiff1d(labels[labels != UNLABELLED], train)
-        if len(lacking):
-            drawn = "test_share=0.2" if role == "test" else "validation=500"
-            raise BadInput(
-                f"{role}_split: {getattr(self, f'{role}_split')!r} has all images of {len(lacking)} classes, "
-                f"such as {classes[lacking[0]]!r}, and leaves none to train on; {drawn} takes a share of each"
+        """Refuse a slice of rows in the order of their classes; warn of a few classes that the rest lacks."""
+        present = np.unique(labels[labels != UNLABELLED])
+        lacking = np.setdiff1d(present, train)
+        if not len(lacking):
+            return
+        option = f"{role}_split: {getattr(self, f'{role}_split')!r}"
+        count = "1 class" if len(lacking) == 1 else f"{len(lacking)} classes"
+        if 2 * len(lacking) < len(present):
+            names = ", ".join(repr(classes[number]) for number in lacking)
+            warnings.warn(
+                f"{option} has all images of {count}, {names}, and leaves none to train on", stacklevel=2
             )
+            return
+        drawn = "test_share=0.2" if role == "test" else "validation=500"
+        raise BadInput(
+            f"{option} has all images of {count}, such as {classes[lacking[0]]!r}, and leaves none to train "
+            f"on; {drawn} takes a share of each"
+        )
 
-    def _is_none(self, label: Any) -> bool:
+    def _is_none(self, label: Any, *, named: bool) -> bool:
         """Whether a label means that the image has none; published sets with fixed classes have them all."""
-        none = label is None or (not isinstance(label, str) and label in (-1, UNLABELLED))
-        return none and self.num_classes is None
+        if self.num_classes is not None or isinstance(label, str):
+            return False
+        return label is None or label in ((-1, UNLABELLED) if named else (UNLABELLED,))
 
     def _read_labels(self, where: str, paths: list[Path]) -> "_Labels":
         self._check_columns(where, paths)
@@ -447,7 +478,7 @@ class _Parquet:
         if not labels:
             raise BadInput(f"{where} must have at least one row, got none")
         for row, label in enumerate(labels):
-            if not isinstance(label, str | int) and not self._is_none(label):
+            if not isinstance(label, str | int) and not self._is_none(label, named=True):
                 raise BadInput(
                     f"{where}, row {row}: {self.label_column} must be a whole number or a text, got {label!r}"
                 )
@@ -482,16 +513,16 @@ class _Parquet:
                 raise BadInput(f"{path} has other class names than {first}")
         return names
 
-    def _part(self, read: "_Labels", known: Sequence[Any]) -> Part:
+    def _part(self, read: "_Labels", known: Sequence[Any], *, named: bool) -> Part:
         numbers = {value: number for number, value in enumerate(known)}
         for row, label in enumerate(read.labels):
-            if label not in numbers and not self._is_none(label):
+            if label not in numbers and not self._is_none(label, named=named):
                 raise BadInput(
                     f"{read.where}, row {row}: {self.label_column} must be one of {len(known)} classes, "
                     f"{known[0]!r} to {known[-1]!r}, got {label!r}"
                 )
         images = ArrowImages(read.files, self.image_column, read.where, self.accepted)
-        # A label of -1 can be no class here: names and counts begin at 0, and `present` leaves it out.
+        # What means no label is no class: named ones begin at 0, and `present` leaves it out of the others.
         labels = [numbers.get(label, UNLABELLED) for label in read.labels]
         return Part(images, np.array(labels, dtype=np.int64))
 
@@ -543,8 +574,9 @@ def load_hub(
     their split, such as ``train-00000-of-00002.parquet``, in the folder or in ``data/``, or anything
     else that the library ``datasets`` reads. One column holds encoded images (bytes, or structs of
     bytes and path), another one the classes: numbers with names in the metadata, or whole numbers or
-    texts, whose sorted distinct values become the classes. Null, -1 and -100 mean that an image has no
-    label: it is trained on without the task loss, and left out of validation and test.
+    texts, whose sorted distinct values become the classes. Null and -100 mean that an image has no label,
+    as does -1 where the classes have names: it is trained on without the task loss, and left out of
+    validation and test, with a warning that counts such images.
 
     A split may be a slice, as in ``datasets``: ``"train[80%:]"``, ``"train[:500]"``. No image may be in
     two splits; a ``train_split`` without a slice is what the slices of the others leave of it.

@@ -406,7 +406,7 @@ def _load_transformers(request: _Request) -> _Loaded:
         mean,
         std,
         probe=partial(_probe_transformers, fixed_size=bool(size)),
-        made_for=_transformers_input(file, settings) if load else None,
+        made_for=_transformers_input(request, transformers, file, settings) if load else None,
         class_names=names if load and not new_head else (),
         new_head=new_head,
         lacks_normalisation=unknown,
@@ -501,34 +501,47 @@ def _normalisation(
 _RESAMPLE = ("nearest", "lanczos", "bilinear", "bicubic")  # Pillow's numbers
 
 
-def _transformers_input(file: Path | None, settings: dict[str, Any]) -> Resize | None:
+def _transformers_input(
+    request: _Request, transformers: Any, file: Path | None, settings: dict[str, Any]
+) -> Resize | None:
     """The resizing of preprocessor settings; None if there is none."""
-    if not settings.get("do_resize", True) or settings.get("size") is None:
+    if file is None or not settings.get("do_resize", True) or settings.get("size") is None:
         return None
+    try:
+        # Only the class of the processor knows its defaults, and what a whole number means as a size.
+        settings = transformers.AutoImageProcessor.from_pretrained(
+            file.parent, local_files_only=True, trust_remote_code=False
+        ).to_dict()
+    except ImportError as error:
+        raise _broken_library(request, error) from error
+    except (OSError, ValueError):
+        pass  # a processor with code of its own: the file must say it all
     try:
         size, number = settings["size"], settings.get("resample", 2)
         interpolation = _interpolation(_RESAMPLE[number] if number < len(_RESAMPLE) else "bilinear")
-        edge = size.get("shortest_edge") if isinstance(size, dict) else None
+        edge = size.get("shortest_edge")
         if edge is None:
             scaled = _two_sides(size)
         else:
             # ConvNeXt's: an edge below 384 is that of the cut, a larger one is not cut.
             share = settings.get("crop_pct") if edge < _UNCUT else None
             scaled = (int(edge / (share or 1)),) * 2
-        cut = settings.get("crop_size") if settings.get("do_center_crop") else edge
         mode = "squash" if edge is None or ("crop_pct" in settings and edge >= _UNCUT) else "center"
-        return Resize(_two_sides(cut) if cut else scaled, scaled, mode, interpolation)  # type: ignore[arg-type]
-    except (TypeError, KeyError):
+        cut = (edge, edge) if edge else scaled
+        if settings.get("do_center_crop"):
+            cut = _two_sides(settings["crop_size"])
+        return Resize(cut, scaled, mode, interpolation)  # type: ignore[arg-type]
+    except (AttributeError, TypeError, KeyError):
         raise BadInput(
-            f"{file}: size and crop_size must be numbers, height and width, or shortest_edge"
+            f"{file}: size and crop_size must be height and width, or size the shortest_edge"
         ) from None
 
 
 _UNCUT = 384
 
 
-def _two_sides(size: Any) -> tuple[int, int]:
-    return (size["height"], size["width"]) if isinstance(size, dict) else (size, size)
+def _two_sides(size: dict[str, int]) -> tuple[int, int]:
+    return size["height"], size["width"]
 
 
 def _probe_transformers(model: nn.Module, images: Tensor, *, fixed_size: bool) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from dotkd.methods import Method, create_method
 from dotkd.models import External, ImageModel, create_model, load_weights
 from dotkd.models.base import Resize
 from dotkd.models.classes import image_model
-from dotkd.models.external import runs_own_code
+from dotkd.models.external import PRETRAINED, runs_own_code
 from dotkd.models.weights import assign_weights, is_safetensors, read_weights
 from dotkd.recipe import Recipe, load_recipe, recipe_text
 from dotkd.recipe.load import make_recipe
@@ -100,7 +100,7 @@ def build_student(
             facts or recipe.data.facts(),
             pretrained=table.checkpoint is None,
             fine_tune=True,
-            configuration=configuration or _configuration(table.checkpoint),
+            configuration=configuration or _configuration(table.checkpoint, table.model),
         )
     if table.checkpoint is not None:
         _load(student, Path(table.checkpoint), table)
@@ -135,7 +135,11 @@ def build_teacher(recipe: Recipe, path: Path | None, facts: DataFacts | None = N
             # A head that is drawn is the same in all runs: the teacher does not belong to a seed.
             torch.manual_seed(random_stream(0, "teacher.init").initial_seed())
             model = build_model(
-                table.model, table, facts, pretrained=path is None, configuration=_configuration(path)
+                table.model,
+                table,
+                facts,
+                pretrained=path is None,
+                configuration=_configuration(path, table.model),
             )
         if path is not None:
             _load(model, path, table)
@@ -295,6 +299,7 @@ def read_student(
     """Load a student as :func:`load_student` does, with what it is made for (None: looked up)."""
     path = Path(path)
     path = path / STUDENT if path.is_dir() else path
+    named = "" if recipe is None else recipe.student.model
     if not path.is_file():
         raise BadInput(f"no file {str(path)!r}: wanted a {STUDENT} or the folder of a finished run")
     if recipe is None:
@@ -307,7 +312,7 @@ def read_student(
         recipe.student,
         made_for,
         pretrained=False,
-        configuration=made_for.configuration or _configuration(path),
+        configuration=made_for.configuration or _configuration(path, named),
     )
     _take_made_for(model, made_for)
     student: nn.Module = model
@@ -371,15 +376,41 @@ def read_made_for(run: Path) -> MadeFor | None:
     return _made_for(known.get(MADE_FOR), run / ENVIRONMENT)
 
 
-def _configuration(path: str | Path | None) -> dict[str, str]:
-    """The configuration of a network that comes with its weights: in the metadata, or in the run folder."""
+def _configuration(path: str | Path | None, model: str) -> dict[str, str]:
+    """The configuration that comes with weights: in the metadata, or in the run folder."""
+    # `model` is the name in the user's recipe: its folder must not describe another network.
     if path is None or not Path(path).is_file():
         return {}
     run, metadata = _run_around(Path(path)), _metadata(Path(path))
     made_for = None if run is None else read_made_for(run)
     if "recipe" in metadata:
         made_for = _parsed(metadata["recipe"], path)[1]
-    return {} if made_for is None else made_for.configuration
+    stored = {} if made_for is None else made_for.configuration
+    source, _, folder = model.partition(":")
+    own = Path(folder.removesuffix(PRETRAINED)) / _NETWORK
+    if (
+        source == "hf"
+        and _NETWORK in stored
+        and own.is_file()
+        and _network_in(stored[_NETWORK]) != _network_in(own.read_text(encoding="utf-8"))
+    ):
+        raise BadInput(
+            f"model {model!r}: {own} describes another network than the {_NETWORK} in {path}: give the "
+            "folder of these weights"
+        )
+    return stored
+
+
+_NETWORK = "config.json"  # of transformers
+
+
+def _network_in(text: str) -> object:
+    """What a ``config.json`` says, without notes on its origin; None if it is broken."""
+    notes = ("transformers_version", "_name_or_path")
+    try:
+        return {key: value for key, value in json.loads(text).items() if key not in notes}
+    except (ValueError, AttributeError):
+        return None
 
 
 def _parsed(text: str, path: str | Path) -> tuple[Recipe, MadeFor | None]:
