@@ -12,6 +12,7 @@ from torch import nn
 from torch.nn.functional import interpolate, one_hot
 
 from dotkd import Distiller
+from dotkd.compare import arms
 from dotkd.data import ImageData, Splits
 from dotkd.errors import BadInput
 from dotkd.methods import KD
@@ -181,6 +182,17 @@ def test_label_noise_is_none_of_the_teachers(teacher):
         return ask_teacher(recipe, prepared.distiller, prepared.data)
 
     assert found(0.95) == found(0)
+
+
+@pytest.mark.slow
+def test_a_comparison_asks_each_teacher_once(teacher, tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(arms, "ask_teacher", lambda recipe, *_: asked.append(recipe.name))
+    same = changed(teacher, tmp_path, "none")
+    (tmp_path / "copy.pth").write_bytes(same.read_bytes())
+    files = [same, tmp_path / "copy.pth", teacher / STUDENT]
+    arms.check_arms([taught_by(file, f"name=t{number}") for number, file in enumerate(files)])
+    assert asked == ["t0", "t2"]
 
 
 @pytest.mark.slow
