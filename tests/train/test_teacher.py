@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 
 import numpy as np
 import pytest
@@ -357,11 +358,27 @@ def test_evaluate_compares_class_names(painter, tmp_path, file):
     )
     upper = colours(tmp_path / "upper", ("red", "blue", "green"), ("Red", "blue", "green"))  # Red comes first
     assert evaluate(source, root=str(upper)).scores.accuracy == 1
-    other = colours(tmp_path / "other", ("red", "green", "blue"), ("a_red", "b_green", "c_blue"))
-    with pytest.raises(BadInput, match=r"'blue', 'green', 'red'.*'a_red', 'b_green', 'c_blue'"):
-        evaluate(source, root=str(other))
-    numbers = colours(tmp_path / "numbers", ("blue", "green", "red"), ("0", "1", "2"))
-    assert evaluate(source, root=str(numbers)).scores.accuracy == 1
+    renamed = colours(tmp_path / "other", ("red", "green", "blue"), ("a_red", "b_green", "c_blue"))
+    other = evaluate(source, root=str(renamed))
+    for name in ("blue", "green", "red", "a_red", "b_green", "c_blue"):
+        assert repr(name) in other.warning
+    assert other.scores.accuracy == pytest.approx(1 / 3)  # only green has the same number
+    assert "\n" not in other.warning
+    numbers = evaluate(source, root=str(colours(tmp_path / "numbers", ("blue", "green", "red"), "012")))
+    assert (numbers.scores.accuracy, numbers.warning) == (1, "")
+    with pytest.raises(BadInput, match=r"\(3: 'red'\) .* \(2: 'blue', 'green'\)"):
+        evaluate(source, root=str(colours(tmp_path / "two", ("blue", "green"))))
+
+
+def test_evaluate_reads_the_test_images_alone(painter, tmp_path):
+    train(of_colours(painter / "images", "data.validation=6", "schedule.epochs=1"), tmp_path / "run")
+    root = colours(tmp_path / "with_val", ("blue", "green", "red"))
+    shutil.copytree(root / "test", root / "val")
+    for file in root.glob("val/*/*.png"):
+        Image.open(file).transpose(Image.Transpose.ROTATE_180).save(file)  # of other content
+    found = evaluate(tmp_path / "run", root=str(root))
+    assert found.images == 24
+    assert found.scores.accuracy == read_run(tmp_path / "run").results.last.test_accuracy
 
 
 @pytest.mark.parametrize("method", ["kd", "simkd"])

@@ -54,7 +54,7 @@ def check_arms(recipes: Sequence[Recipe], *, tuned: bool = False) -> dict[str, R
         if arm in _RESERVED:
             raise BadInput(f"name {recipe.name!r}: the folder {arm!r} is reserved, choose another name")
         arms[arm] = recipe
-    asked = set()
+    asked: set[tuple[object, ...]] = set()
     for recipe in recipes:
         prepared = check_recipe(recipe)
         if tuned and prepared.data.validation is None:
