@@ -342,11 +342,13 @@ def evaluate(
     device: Annotated[str, typer.Option(help="auto, cpu or cuda:N.")] = "auto",
 ) -> None:
     """Measure a network on the test images: top-1, top-5, negative log-likelihood."""
-    from dotkd.console import show_scores
+    from dotkd.console import console, show_scores
     from dotkd.train import evaluate as evaluate_student
 
-    scores, images, found = evaluate_student(run, _recipe_or_none(recipe), root=root, device=device)
-    show_scores(found.name, scores, images)
+    found = evaluate_student(run, _recipe_or_none(recipe), root=root, device=device)
+    if found.warning:
+        console.print(f"warning: {found.warning}", soft_wrap=True)
+    show_scores(found.recipe.name, found.scores, found.images)
 
 
 @verb("dotkd export runs/dot --format onnx --output student.onnx")

@@ -68,12 +68,7 @@ def bars(runs: int = 1) -> Iterator[Bars]:
 
 def show_teacher(found: "TeacherAccuracy") -> None:
     """Print on one line what a teacher knows before it teaches."""
-    asked = f"{found.images} {found.split} images"
-    if found.accuracy is None:
-        console.print(f"teacher: other classes than the data; finite for {asked}", soft_wrap=True)
-        return
-    chance = f"most common class {100 * found.chance:.2f} %"
-    console.print(f"teacher: right for {100 * found.accuracy:.2f} % of {asked} ({chance})", soft_wrap=True)
+    console.print(f"teacher: {found}", soft_wrap=True)
 
 
 def show_epoch(metrics: "EpochMetrics") -> None:

@@ -102,15 +102,23 @@ class EpochScores(Record):
 
 
 class TeacherAccuracy(Record):
-    """What a teacher knew before it taught; ``chance`` is the share of the images' most common class.
+    """What a teacher knew before it taught.
 
-    ``accuracy`` is None where its outputs are not the classes of the data. An entry of ``environment.json``.
+    ``chance`` is the accuracy of predictions with the same frequencies that are independent of the labels.
+    Both are None where its outputs are not the classes of the data, or no image has a label. An entry of
+    ``environment.json``.
     """
 
     accuracy: float | None
-    chance: float
+    chance: float | None
     split: str
     images: int
+
+    def __str__(self) -> str:
+        asked = f"{self.images} {self.split} images"
+        if self.accuracy is None or self.chance is None:
+            return f"no accuracy (other classes, or no labels); finite for {asked}"
+        return f"right for {100 * self.accuracy:.2f} % of {asked} (chance {100 * self.chance:.2f} %)"
 
 
 class MadeFor(Record):

@@ -21,6 +21,10 @@ FOLDERS = sorted(map(str, range(12)))  # 0, 1, 10, 11, 2, ...
         (["cat", "Dog"], ["DOG", "cat"], [1, 0]),
         (["c", "a", "b"], ["a", "b", "c"], [1, 2, 0]),
         (FOLDERS, list(map(str, range(12))), [0, 1, 4, 5, 6, 7, 8, 9, 10, 11, 2, 3]),
+        (["Traffic light", "Polar_Bear"], ["polar-bear", "traffic_light"], [1, 0]),
+        (["polar bear", "cat"], ["Polar Bear", "cat"], None),
+        (["c", "c++"], ["C++", "C"], [1, 0]),
+        (["10-20", "0-9"], ["0-9", "10_20"], [1, 0]),
         ([], ["cat", "dog"], None),
         (["cat", "dog"], [], None),
         (["LABEL_0", "LABEL_1"], ["cat", "dog"], None),
@@ -38,6 +42,9 @@ def test_order_of_the_outputs(names, wanted, order):
         (["red", "green"], ["a_red", "green"], r"\(2: 'red'\) .* \(2: 'a_red'\)"),
         (["cat", "dog", "fox"], ["cat", "dog"], r"3: 'fox'\)|3: 'fox', "),
         (["crane", "Crane"], ["crane", "gull"], r"'gull'"),
+        (["c", "c++", "a b"], ["c", "c++", "a_b"], r"'a b'.*'a_b'"),
+        (["+", "="], ["-", "="], r"'\+'.*'-'"),
+        (["0-9", "10-20"], ["young", "old"], r"'0-9'.*'young'"),
     ],
 )
 def test_other_names_are_refused(names, wanted, says):

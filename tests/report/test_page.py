@@ -160,6 +160,19 @@ def test_environments_that_differ_are_all_shown(tmp_path, no_figures):
     assert '<th scope="row">torch</th><td>2.6.0<br>2.7.0</td>' in render(compared(runs))
 
 
+def test_the_teachers_accuracy_is_text(tmp_path, no_figures):
+    runs = find_runs(write_example(tmp_path, arms=("KD",), seeds=2, epochs=1, teacher=False))
+    for run, accuracy in zip(runs, (0.875, None), strict=True):
+        chance = accuracy and 0.25
+        run.environment["teacher"] = {"accuracy": accuracy, "chance": chance, "split": "train", "images": 8}
+    text = render(compared(runs))
+    shown = re.search(r"teacher</th><td>(.*?)<br>(.*?)</td>", text)
+    assert "87.50 % of 8 train" in shown[1]
+    assert "25.00 %" in shown[1]
+    assert "8 train" in shown[2]
+    assert "{" not in shown[0]
+
+
 def test_recipes_that_differ_are_all_shown(tmp_path, no_figures):
     runs = find_runs(write_example(tmp_path, arms=("KD",), seeds=3, epochs=1, teacher=False))
     runs[1].recipe["optimizer"]["lr"] = 1.0

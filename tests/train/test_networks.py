@@ -31,7 +31,7 @@ def test_a_checkpoint_of_a_run_is_known_by_its_folder(run):
 
 def test_the_best_epoch_can_be_measured(run):
     best = read_run(run).results.best.model_dump()
-    quality, images, _ = evaluate(run / "checkpoints" / "best.pt")
+    quality, images, *_ = evaluate(run / "checkpoints" / "best.pt")
     assert images == 397
     assert quality.accuracy == pytest.approx(best["test_accuracy"])
     assert quality.loss == pytest.approx(best["test_loss"])
@@ -51,7 +51,7 @@ def test_a_checkpoint_away_from_its_run_needs_its_recipe(run, tmp_path):
 def test_a_published_file_is_measured_as_the_student_of_a_recipe(run, tmp_path, wrap):
     student, recipe = load_student(run)
     torch.save(wrap(student.state_dict()), tmp_path / "net.pth")
-    quality, _, named = evaluate(tmp_path / "net.pth", recipe)
+    quality, _, named, _ = evaluate(tmp_path / "net.pth", recipe)
     assert quality == evaluate(run)[0]
     assert named.name == recipe.name
     with pytest.raises(BadInput, match=r"net\.pth: does not fit MLP: .*other shape"):

@@ -67,7 +67,7 @@ def test_another_machine_is_written_down(tmp_path):
     with pytest.raises(Stop):
         train(short("plain"), folder, on_epoch=[stop])
     path = folder / ENVIRONMENT
-    path.write_text(json.dumps({**json.loads(path.read_text()), "threads": 64}))
+    path.write_text(json.dumps({**json.loads(path.read_text()), "threads": 64, "made_for": None}))
     train(short("plain"), folder, resume=True)
     found = json.loads(path.read_text())
     assert found["threads"] == 64

@@ -2,15 +2,21 @@
 
 import json
 import math
+import shutil
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 from safetensors import safe_open
-from torch.nn.functional import interpolate
+from torch import nn
+from torch.nn.functional import interpolate, one_hot
 
+from dotkd import Distiller
+from dotkd.compare import arms
+from dotkd.data import ImageData, Splits
 from dotkd.errors import BadInput
+from dotkd.methods import KD
 from dotkd.models import create_model
 from dotkd.recipe import load_recipe
 from dotkd.runs import ENVIRONMENT, METRICS, STUDENT, read_json, read_run
@@ -74,7 +80,9 @@ def test_its_accuracy_is_recorded(teacher, tmp_path, validation):
     asked = data.validation or data.train.subset(torch.arange(1000) * 1400 // 1000)
     assert found["accuracy"] == pytest.approx(score(load_student(teacher)[0], asked).accuracy)
     assert found["accuracy"] > 0.6
-    assert found["chance"] == pytest.approx(int(asked.labels.bincount().max()) / len(asked))
+    answers = load_student(teacher)[0](asked.batch(range(len(asked))).images).argmax(dim=1)
+    shares = [labels.bincount(minlength=10) / len(asked) for labels in (answers, asked.labels)]
+    assert found["chance"] == pytest.approx(float(shares[0] @ shares[1]))
     assert (found["split"], found["images"]) == (("validation", 200) if validation else ("train", 1000))
 
 
@@ -117,6 +125,75 @@ def test_a_teacher_of_other_outputs_has_no_accuracy(tmp_path):
     )
     prepared = check_recipe(recipe, create_model("small/cnn8", 7, image_shape=(1, 8, 8)))
     assert ask_teacher(recipe, prepared.distiller, prepared.data).accuracy is None
+
+
+class Answers(nn.Module):
+    """Says the class that each 8 x 8 image has in its first pixel, or its mirror image, or always 0."""
+
+    def __init__(self, kind):
+        super().__init__()
+        self.kind, self.scale = kind, nn.Parameter(torch.ones(()))
+
+    def forward(self, images):
+        told = (images[:, 0, 0, 0] * 255).round().long()
+        said = {"perfect": told, "swapped": 1 - told, "constant": torch.zeros_like(told)}[self.kind]
+        return 9 * self.scale * one_hot(said, 2).float()
+
+
+def asked_of(kind, labels, known=True):
+    """What a teacher of two classes is found to know on images of these labels."""
+    labels = torch.tensor(labels)
+    pixels = labels.to(torch.uint8).reshape(-1, 1, 1, 1).expand(-1, 1, 8, 8).contiguous()
+    images = ImageData(pixels, labels if known else torch.full_like(labels, -100), ("a", "b"))
+    recipe = load_recipe("quick/digits-kd", ["data.label_noise=0"])
+    distiller = Distiller(create_model("small/cnn4", 2, image_shape=(1, 8, 8)), Answers(kind), KD())
+    return ask_teacher(recipe, distiller, Splits(images, None, images))
+
+
+@pytest.mark.parametrize("labels", [[0, 0, 0, 1, 1, 1], [0] * 40, [0] * 95 + [1] * 5, [0] * 990 + [1] * 10])
+def test_a_perfect_teacher_is_never_refused(labels):
+    ones = sum(labels) / len(labels)
+    found = asked_of("perfect", labels)
+    assert (found.accuracy, found.images) == (1, len(labels))
+    assert found.chance == pytest.approx(ones**2 + (1 - ones) ** 2)
+
+
+@pytest.mark.parametrize("kind", ["constant", "swapped"])
+@pytest.mark.parametrize("labels", [[0, 1] * 8, [0] * 95 + [1] * 5, [0] * 990 + [1] * 10])
+def test_chance_is_no_knowledge(kind, labels):
+    with pytest.raises(BadInput, match="chance"):
+        asked_of(kind, labels)
+
+
+def test_no_teacher_is_refused_where_a_perfect_one_would_be():
+    assert asked_of("constant", [0, 0, 0, 1, 1, 1]).accuracy == 0.5
+    assert asked_of("swapped", [0] * 40).accuracy == 0
+
+
+def test_images_without_labels_are_asked_for_finite_outputs():
+    found = asked_of("constant", [0, 1] * 20, known=False)
+    assert (found.accuracy, found.chance, found.images) == (None, None, 40)
+
+
+def test_label_noise_is_none_of_the_teachers(teacher):
+    def found(noise):
+        given = ["data.validation=0", f"data.label_noise={noise}"]
+        recipe = taught_by(teacher / STUDENT, *given)
+        prepared = check_recipe(recipe)
+        return ask_teacher(recipe, prepared.distiller, prepared.data)
+
+    assert found(0.95) == found(0)
+
+
+@pytest.mark.slow
+def test_a_comparison_asks_each_teacher_once(teacher, tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(arms, "ask_teacher", lambda recipe, *_: asked.append(recipe.name))
+    same = changed(teacher, tmp_path, "none")
+    (tmp_path / "copy.pth").write_bytes(same.read_bytes())
+    files = [same, tmp_path / "copy.pth", teacher / STUDENT]
+    arms.check_arms([taught_by(file, f"name=t{number}") for number, file in enumerate(files)])
+    assert asked == ["t0", "t2"]
 
 
 @pytest.mark.slow
@@ -283,11 +360,27 @@ def test_evaluate_compares_class_names(painter, tmp_path, file):
     )
     upper = colours(tmp_path / "upper", ("red", "blue", "green"), ("Red", "blue", "green"))  # Red comes first
     assert evaluate(source, root=str(upper)).scores.accuracy == 1
-    other = colours(tmp_path / "other", ("red", "green", "blue"), ("a_red", "b_green", "c_blue"))
-    with pytest.raises(BadInput, match=r"'blue', 'green', 'red'.*'a_red', 'b_green', 'c_blue'"):
-        evaluate(source, root=str(other))
-    numbers = colours(tmp_path / "numbers", ("blue", "green", "red"), ("0", "1", "2"))
-    assert evaluate(source, root=str(numbers)).scores.accuracy == 1
+    renamed = colours(tmp_path / "other", ("red", "green", "blue"), ("a_red", "b_green", "c_blue"))
+    other = evaluate(source, root=str(renamed))
+    for name in ("blue", "green", "red", "a_red", "b_green", "c_blue"):
+        assert repr(name) in other.warning
+    assert other.scores.accuracy == pytest.approx(1 / 3)  # only green has the same number
+    assert "\n" not in other.warning
+    numbers = evaluate(source, root=str(colours(tmp_path / "numbers", ("blue", "green", "red"), "012")))
+    assert (numbers.scores.accuracy, numbers.warning) == (1, "")
+    with pytest.raises(BadInput, match=r"\(3: 'red'\) .* \(2: 'blue', 'green'\)"):
+        evaluate(source, root=str(colours(tmp_path / "two", ("blue", "green"))))
+
+
+def test_evaluate_reads_the_test_images_alone(painter, tmp_path):
+    train(of_colours(painter / "images", "data.validation=6", "schedule.epochs=1"), tmp_path / "run")
+    root = colours(tmp_path / "with_val", ("blue", "green", "red"))
+    shutil.copytree(root / "test", root / "val")
+    for file in root.glob("val/*/*.png"):
+        Image.open(file).transpose(Image.Transpose.ROTATE_180).save(file)  # of other content
+    found = evaluate(tmp_path / "run", root=str(root))
+    assert found.images == 24
+    assert found.scores.accuracy == read_run(tmp_path / "run").results.last.test_accuracy
 
 
 @pytest.mark.parametrize("method", ["kd", "simkd"])

@@ -11,7 +11,7 @@ from pyarrow import parquet
 from torch import nn
 from torch.nn import functional
 
-from dotkd.compare.tune import check_tunable
+from dotkd.compare.arms import check_arms
 from dotkd.errors import BadInput
 from dotkd.losses import dkd_loss, kd_loss
 from dotkd.models import create_model
@@ -132,7 +132,10 @@ def test_steps_that_mix_labels(recipe, step):
         check_recipe(recipe(f"data.augment={step}"), teacher())
 
 
-def test_validation_images_of_their_own_are_enough_to_tune_on(recipe):
+def test_validation_images_of_their_own_are_enough_to_tune_on(recipe, tmp_path):
+    (tmp_path / "r.toml").write_text(
+        RECIPE.replace(RECIPE[RECIPE.index("[teacher]") : RECIPE.index("[optim")], "")
+    )
     with pytest.raises(BadInput, match=r"--tune-lr needs data\.validation > 0, got 0"):
-        check_tunable([recipe()])
-    check_tunable([recipe("data.validation_split=train[8:]")])
+        check_arms([recipe()], tuned=True)
+    check_arms([recipe("data.validation_split=train[8:]")], tuned=True)

@@ -20,22 +20,24 @@ from dotkd.runs import (
     find_runs,
 )
 from dotkd.train.build import check_recipe
+from dotkd.train.environment import file_checksum
 from dotkd.train.teacher import ask_teacher, teacher_recipe
 
 _RESERVED = (*TEACHERS, TRIALS, RESULTS, SWEEP, TUNING, PAGE, MARKDOWN, TABLES, FIGURES)
 
 
-def check_arms(recipes: Sequence[Recipe]) -> dict[str, Recipe]:
+def check_arms(recipes: Sequence[Recipe], *, tuned: bool = False) -> dict[str, Recipe]:
     """Check the recipes of a comparison before anything is written.
 
     Args:
         recipes: The arms.
+        tuned: Whether learning rates are to be chosen on validation images.
 
     Returns:
         Folder name of each arm -> its recipe.
 
     Raises:
-        BadInput: There is no recipe, two share a folder, or a recipe is wrong.
+        BadInput: There is no recipe, two share a folder, a recipe is wrong, or it lacks validation images.
     """
     if not recipes:
         raise BadInput("no recipe is given: name at least one, such as quick/digits-kd")
@@ -52,9 +54,19 @@ def check_arms(recipes: Sequence[Recipe]) -> dict[str, Recipe]:
         if arm in _RESERVED:
             raise BadInput(f"name {recipe.name!r}: the folder {arm!r} is reserved, choose another name")
         arms[arm] = recipe
+    asked: set[tuple[object, ...]] = set()
     for recipe in recipes:
         prepared = check_recipe(recipe)
-        if prepared.untrained is None:
+        if tuned and prepared.data.validation is None:
+            raise BadInput(f"{recipe.name}: --tune-lr needs data.validation > 0, got 0")
+        if recipe.teacher is None or prepared.untrained is not None:
+            continue
+        file = prepared.files.get("teacher")
+        reads = getattr(prepared.distiller.method, "reads_classifier", False)
+        teacher = recipe.teacher.model if file is None else file_checksum(file)
+        question = (teacher, recipe.teacher.verify, reads, recipe.data.model_dump_json())
+        if question not in asked:
+            asked.add(question)
             ask_teacher(recipe, prepared.distiller, prepared.data)
     return arms
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from dotkd.compare.arms import check_arms, check_unclaimed, with_seed
 from dotkd.compare.jobs import Job, provide_teachers, run_jobs
 from dotkd.compare.sweep import SweepAxis, sweep_arms
-from dotkd.compare.tune import RateSearch, check_tunable, tune
+from dotkd.compare.tune import RateSearch, tune
 from dotkd.errors import BadInput, RunFailed
 from dotkd.recipe import Recipe
 from dotkd.report import read_comparison, summarize, write_report
@@ -89,17 +89,15 @@ def compare(
     swept = None
     if sweep is not None:
         recipes, swept = sweep_arms(recipes, sweep)
-    arms = check_arms(recipes)
+    arms = check_arms(recipes, tuned=search is not None)
     folders = {
         (recipe.name, seed): folder / arm / f"seed-{seed}"
         for arm, recipe in arms.items()
         for seed in range(seeds)
     }
     check_unclaimed(folder, folders)
-    if search is not None:
-        check_tunable(arms.values())
-        if sweep is not None and "optimizer.lr" in sweep.keys:
-            raise BadInput("--sweep optimizer.lr and --tune-lr both set optimizer.lr: give one of them")
+    if search is not None and sweep is not None and "optimizer.lr" in sweep.keys:
+        raise BadInput("--sweep optimizer.lr and --tune-lr both set optimizer.lr: give one of them")
     teachers = provide_teachers(arms, folder, on_teacher=on_teacher, on_epoch=on_epoch, on_step=on_step)
     if search is not None:
         arms = tune(arms, search, folder, teachers, jobs=jobs, on_run=on_run, on_step=on_step)

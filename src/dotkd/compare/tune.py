@@ -5,7 +5,7 @@ the test images.
 """
 
 import statistics
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,7 +15,6 @@ from dotkd.errors import BadInput, Diverged, RunFailed
 from dotkd.recipe import Recipe
 from dotkd.records import TunedArm, Tuning
 from dotkd.runs import TRIALS, TUNING, write_record
-from dotkd.train.build import build_data
 from dotkd.train.loop import check_folder
 from dotkd.train.step import OnStep
 
@@ -66,17 +65,6 @@ def parse_rates(text: str) -> tuple[float, ...]:
     return rates
 
 
-def check_tunable(arms: Iterable[Recipe]) -> None:
-    """Refuse arms without validation images.
-
-    Raises:
-        BadInput: An arm has none.
-    """
-    for recipe in arms:
-        if not recipe.data.validation and build_data(recipe.data).validation is None:
-            raise BadInput(f"{recipe.name}: --tune-lr needs data.validation > 0, got 0")
-
-
 def tune(
     arms: Mapping[str, Recipe],
     search: RateSearch,
@@ -93,7 +81,7 @@ def tune(
     Finished trials are not repeated. Trials go to ``folder/tuning``, their numbers to ``folder/tuning.json``.
 
     Args:
-        arms: Folder name -> recipe; each passed :func:`check_tunable`.
+        arms: Folder name -> recipe; each with validation images.
         search: Rates and seeds.
         folder: The folder of the comparison.
         teachers: Folder name -> teacher, see :func:`~dotkd.compare.jobs.provide_teachers`.
@@ -137,7 +125,7 @@ def tune(
             ending = endings[planned[arm, rate, seed].folder]
             if not isinstance(ending, Exception):
                 accuracy, loss = ending.last.validation_accuracy, ending.last.validation_loss
-                assert accuracy is not None  # check_tunable
+                assert accuracy is not None  # check_arms
                 assert loss is not None
                 scores[rate].append((accuracy, loss))
         complete = {rate: found for rate, found in scores.items() if len(found) == search.seeds}

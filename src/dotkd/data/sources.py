@@ -143,13 +143,28 @@ def make_splits(
         groups = train.labels.where(train.labels != UNLABELLED, len(rest.classes))
         train = train.subset(stratified_sample(groups, train_images, generator=stream))
     if label_noise:
-        stream = random_stream(seed, "data.label_noise")
         labels, known = train.labels.clone(), train.labels != UNLABELLED
         labels[known] = add_label_noise(
-            labels[known], label_noise, num_classes=len(rest.classes), generator=stream
+            labels[known], label_noise, num_classes=len(rest.classes), generator=_noise_stream(seed)
         )
         train = train.with_labels(labels)
     return Splits(train, held_out, test)
+
+
+def without_label_noise(train: _Images, share: float, seed: int) -> _Images:
+    """Return the training images of :func:`make_splits` with the labels that they had before the noise."""
+    if not share:
+        return train
+    labels, known, classes = train.labels.clone(), train.labels != UNLABELLED, len(train.classes)
+    # Which labels move, and how far, does not depend on the labels.
+    zeros = torch.zeros_like(labels[known])
+    moved = add_label_noise(zeros, share, num_classes=classes, generator=_noise_stream(seed))
+    labels[known] = (labels[known] - moved) % classes
+    return train.with_labels(labels)
+
+
+def _noise_stream(seed: int) -> torch.Generator:
+    return random_stream(seed, "data.label_noise")
 
 
 def divide(data: _Images, positions: Tensor) -> tuple[_Images, _Images]:

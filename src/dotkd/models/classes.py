@@ -28,7 +28,9 @@ def class_names(network: nn.Module) -> tuple[str, ...]:
 
 
 def class_order(names: Sequence[str], wanted: Sequence[str]) -> list[int] | None:
-    """Compare the class names of a network with those of data, whatever their case.
+    """Compare the class names of a network with those of data: their letters and digits, whatever their case.
+
+    Where two names of one side differ in other characters alone, all characters count.
 
     Args:
         names: Of the network's outputs; empty if they are not known.
@@ -47,12 +49,14 @@ def class_order(names: Sequence[str], wanted: Sequence[str]) -> list[int] | None
         >>> class_order(["LABEL_0", "LABEL_1"], ["cat", "dog"]) is None
         True
     """
-    ours, theirs = ([name.casefold() for name in side] for side in (wanted, names))
+    plain = [[name.casefold() for name in side] for side in (wanted, names)]
+    bare = [[re.sub(r"[\W_]+", "", name) or name for name in side] for side in plain]
+    ours, theirs = bare if all(len(set(side)) == len(side) for side in bare) else plain
     if not ours or not theirs or ours == theirs:
         return None
     if len(ours) == len(theirs) == len(set(ours)) and set(ours) == set(theirs):
         return [theirs.index(name) for name in ours]
-    if any(all(map(_NUMBER.fullmatch, side)) for side in (ours, theirs)):
+    if any(all(map(_NUMBER.fullmatch, side)) for side in plain):
         return None
     only = [
         [name for name, folded in zip(side, low, strict=True) if folded not in others]

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import jinja2
 
+from dotkd.records import TeacherAccuracy
 from dotkd.report.evidence import Evidence
 from dotkd.report.figures import Drawn, Scene, draw
 from dotkd.report.findings import findings_of, opening
@@ -217,9 +218,12 @@ def _recipes(runs: Sequence[RunRecord]) -> tuple[RecipeText, ...]:
 def _environment(runs: Sequence[RunRecord]) -> dict[str, list[str]]:
     # What a student is made for may be a thousand names of classes.
     keys = dict.fromkeys(str(key) for run in runs for key in run.environment if key != "made_for")
-    return {
-        key: list(dict.fromkeys(str(run.environment.get(key, "unknown")) for run in runs)) for key in keys
-    }
+    return {key: list(dict.fromkeys(_entry(run, key) for run in runs)) for key in keys}
+
+
+def _entry(run: RunRecord, key: str) -> str:
+    value = run.environment.get(key, "unknown")
+    return str(TeacherAccuracy.model_validate(value) if key == "teacher" and value != "unknown" else value)
 
 
 # ---------------------------------------------------------------- HTML, Markdown and CSV

@@ -73,7 +73,7 @@ def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]
         BadInput: The data, the teacher, the start weights or the form of the control differ: not the same
             run.
     """
-    different = {key: value for key, value in now.items() if before.get(key) != value}
+    different = {key: value for key, value in now.items() if key != MADE_FOR and before.get(key) != value}
     if "control" in different:  # torch.optim.SGD would take another optimizer's state without a word
         raise BadInput(
             f"optimizer: this run began with the control as {before.get('control')!r}, which is now "

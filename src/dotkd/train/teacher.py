@@ -4,7 +4,9 @@ from pathlib import Path
 
 import torch
 
+from dotkd._validate import UNLABELLED
 from dotkd.data import Images, Splits
+from dotkd.data.sources import without_label_noise
 from dotkd.distiller import Distiller
 from dotkd.errors import BadInput
 from dotkd.methods import Method
@@ -15,7 +17,7 @@ from dotkd.records import TeacherAccuracy
 from dotkd.train.scores import autocast
 
 _ASKED, _BATCH = 1000, 256  # images
-_LUCK = 0.01  # largest probability with which guessing may be as good as the teacher
+_LUCK = 0.01  # largest probability with which chance may be as good as the teacher
 
 
 def teacher_recipe(recipe: Recipe) -> Recipe | None:
@@ -80,9 +82,14 @@ def refuse_new_head(recipe: Recipe, teacher: torch.nn.Module | None, method: obj
 def ask_teacher(recipe: Recipe, distiller: Distiller, data: Splits[Images]) -> TeacherAccuracy | None:
     """Ask a teacher for the classes of images before it teaches; at most 1000 of them, held out if there are.
 
-    A teacher is refused if guessing with the share of the most common class would get as many images right
-    with a probability above 1 %. Methods that do not read its classifier take any accuracy. Logits of
-    ``-inf`` are probabilities of 0 and finite.
+    Chance is the accuracy of predictions with the same frequencies that are independent of the labels,
+
+        chance = sum_c p_predicted(c) p_true(c).
+
+    A teacher is refused if such predictions would be right as often with a probability above 1 %, unless a
+    perfect teacher would be refused too: few images, or nearly all of one class. Methods that do not read its
+    classifier take any accuracy. Images without labels are asked only where none has one, for finite outputs;
+    labels are those before ``data.label_noise``. Logits of ``-inf`` are probabilities of 0 and finite.
 
     Args:
         recipe: The student's recipe.
@@ -102,10 +109,14 @@ def ask_teacher(recipe: Recipe, distiller: Distiller, data: Splits[Images]) -> T
         return None
     split = "train" if data.validation is None else "validation"
     images = data.validation or data.train
-    labelled = (images.labels >= 0).nonzero().flatten()
-    count = min(_ASKED, len(labelled))
-    asked = images.subset(labelled[torch.arange(count) * len(labelled) // count])
-    right, classes = 0, len(images.classes)
+    if split == "train":
+        images = without_label_noise(images, recipe.data.label_noise, recipe.data.seed)
+    labelled = images.labels != UNLABELLED
+    from_these = (labelled if labelled.any() else ~labelled).nonzero().flatten()
+    count = min(_ASKED, len(from_these))
+    asked = images.subset(from_these[torch.arange(count) * len(from_these) // count])
+    predicted: list[torch.Tensor] = []
+    classes = len(images.classes)
     for batch in asked.batches(_BATCH):
         with autocast(images.device, recipe.run.precision):
             outputs = distiller.teach(batch.images)
@@ -115,20 +126,20 @@ def ask_teacher(recipe: Recipe, distiller: Distiller, data: Splits[Images]) -> T
                 raise BadInput(
                     f"teacher: its {name} are not finite for images of the {split} split: {_USUAL}"
                 )
-        if outputs.logits.shape[1] == classes:
-            right += int((outputs.logits.argmax(dim=1) == batch.labels).sum())
-    chance = float(asked.labels.bincount().max()) / count
-    known = outputs.logits.shape[1] == classes
-    found = TeacherAccuracy(
-        accuracy=right / count if known else None, chance=chance, split=split, images=count
-    )
-    lucky = known and bdtrc(right - 1, count, chance) > _LUCK
+        predicted.append(outputs.logits.argmax(dim=1))
+    if outputs.logits.shape[1] != classes or not labelled.any():
+        return TeacherAccuracy(accuracy=None, chance=None, split=split, images=count)
+    answers = torch.cat(predicted)
+    right = int((answers == asked.labels).sum())
+    frequencies, true = (each.bincount(minlength=classes) for each in (answers, asked.labels))
+    chance, perfect = (int((each * true).sum()) / count**2 for each in (frequencies, true))
+    lucky = bdtrc(right - 1, count, chance) > _LUCK >= perfect**count
     if lucky and method.reads_classifier and recipe.teacher.verify:
         raise BadInput(
-            f"teacher: right for {100 * right / count:.1f} % of {count} {split} images, of which the most "
-            f"common class has {100 * chance:.1f} %: {_USUAL}; teacher.verify = false goes on all the same"
+            f"teacher: right for {100 * right / count:.1f} % of {count} {split} images (chance "
+            f"{100 * chance:.1f} %): {_USUAL}; teacher.verify = false goes on all the same"
         )
-    return found
+    return TeacherAccuracy(accuracy=right / count, chance=chance, split=split, images=count)
 
 
 _USUAL = (
