@@ -420,7 +420,8 @@ class Distiller(nn.Module):
     def _check_rows(self, labels: Tensor) -> None:
         """Refuse rows that are no probabilities, such as several classes at 1."""
         # Reading the values waits for the device: beside a CPU the first batch stands for the others.
-        if not labels.is_floating_point() or torch.compiler.is_compiling():
+        # A tensor that is traced is of another type and has no values.
+        if not labels.is_floating_point() or torch.compiler.is_compiling() or type(labels) is not Tensor:
             return
         if labels.device.type != "cpu":
             if self._checked_rows:
