@@ -104,7 +104,7 @@ def build_student(
         )
     if table.checkpoint is not None:
         _load(student, Path(table.checkpoint), table)
-        made_for = _check_normalisation(recipe, _metadata(Path(table.checkpoint)))
+        made_for = _check_normalisation(recipe, Path(table.checkpoint))
         if made_for is not None and lacks_normalisation(student):
             _take_normalisation(student, made_for)
     set_memory_format(student, channels_last=recipe.run.channels_last)
@@ -143,9 +143,7 @@ def build_teacher(recipe: Recipe, path: Path | None, facts: DataFacts | None = N
             )
         if path is not None:
             _load(model, path, table)
-            metadata = _metadata(path)
-            if "recipe" in metadata:
-                _take_made_for(model, _parsed(metadata["recipe"], path)[1])
+            _take_made_for(model, _recorded(path)[1])
         teacher: nn.Module = model.eval()
     else:
         assert path is not None
@@ -196,7 +194,7 @@ def load_trained(teacher: nn.Module, path: Path) -> None:
     load_weights(teacher, path)
     model = image_model(teacher)
     if model is not None:
-        _take_made_for(model, _parsed(_metadata(path)["recipe"], path)[1])
+        _take_made_for(model, _recorded(path)[1])
 
 
 def build_untrained_teacher(recipe: Recipe, facts: DataFacts) -> ImageModel:
@@ -352,13 +350,12 @@ def _own_recipe(path: Path) -> tuple[Recipe, MadeFor | None]:
     run = _run_around(path)
     if run is not None:
         return load_recipe(run / RECIPE), read_made_for(run)
-    metadata = _metadata(path)
-    if "recipe" not in metadata:
+    recipe, made_for = _recorded(path)
+    if recipe is None:
         raise BadInput(
             f"{path}: has no recipe in it; name its network by teacher.model, or by --recipe for "
             "evaluate and export"
         )
-    recipe, made_for = _parsed(metadata["recipe"], path)
     if made_for is None and recipe.data.name in _UNNAMED:
         raise BadInput(f"{path}: lacks the shape of its images; give its recipe (--recipe)")
     return recipe, made_for
@@ -381,10 +378,10 @@ def _configuration(path: str | Path | None, model: str) -> dict[str, str]:
     # `model` is the name in the user's recipe: its folder must not describe another network.
     if path is None or not Path(path).is_file():
         return {}
-    run, metadata = _run_around(Path(path)), _metadata(Path(path))
-    made_for = None if run is None else read_made_for(run)
-    if "recipe" in metadata:
-        made_for = _parsed(metadata["recipe"], path)[1]
+    recipe, made_for = _recorded(Path(path))
+    run = _run_around(Path(path))
+    if recipe is None and run is not None:
+        made_for = read_made_for(run)
     stored = {} if made_for is None else made_for.configuration
     source, _, folder = model.partition(":")
     own = Path(folder.removesuffix(PRETRAINED)) / _NETWORK
@@ -413,11 +410,14 @@ def _network_in(text: str) -> object:
         return None
 
 
-def _parsed(text: str, path: str | Path) -> tuple[Recipe, MadeFor | None]:
-    """The recipe in a file's metadata, and what the network is made for."""
+def _recorded(path: Path) -> tuple[Recipe | None, MadeFor | None]:
+    """The recipe in a file's metadata, and what the network is made for; None if it has none."""
+    metadata = _metadata(path)
+    if "recipe" not in metadata:
+        return None, None
     source = f"{path}, recipe"
     try:
-        raw = tomllib.loads(text)
+        raw = tomllib.loads(metadata["recipe"])
     except ValueError as error:
         raise BadInput(f"{source}: not valid TOML: {error}") from None
     made_for = _made_for(raw.pop(MADE_FOR, None), source)
@@ -433,11 +433,11 @@ def _made_for(raw: object, source: str | Path) -> MadeFor | None:
         raise BadInput(f"{source}: broken: {MADE_FOR} must have {', '.join(MadeFor.model_fields)}") from None
 
 
-def _check_normalisation(recipe: Recipe, metadata: Mapping[str, str]) -> MadeFor | None:
+def _check_normalisation(recipe: Recipe, path: Path) -> MadeFor | None:
     """Refuse weights that were trained with another mean or std; return what else their file says."""
-    if "recipe" not in metadata:
+    file, made_for = _recorded(path)
+    if file is None:
         return None
-    file, made_for = _parsed(metadata["recipe"], recipe.student.checkpoint or "")
     for key in ("mean", "std"):
         ours, other = getattr(recipe.student, key), getattr(file.student, key)
         if ours != other:
